@@ -1,0 +1,2 @@
+//! The append-only, checksummed local log.
+pub mod fs;
