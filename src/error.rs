@@ -1,0 +1,346 @@
+//! The errors of the public API.
+//!
+//! Owns: one enum with a variant for each thing that can go wrong, what kind it is, what a caller
+//! should do about it, and how it looks as an [`io::Error`]. Every variant names the value and the
+//! limit.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::ConfigErrors;
+use crate::queue::receipt::Settlement;
+use crate::queue::task::TaskId;
+use crate::remote::RemoteError;
+
+/// What every fallible call of the public API returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A limit of the queue that a request ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// `max_tasks`: tasks admitted and not settled.
+    Tasks,
+    /// `max_bytes`: bytes of their bodies.
+    Bytes,
+    /// `max_disk_bytes`: bytes of the journal and its payload files.
+    DiskBytes,
+    /// `max_loads`: reads that wait for S3.
+    Loads,
+    /// `max_waiters`: callers that wait for room.
+    Waiters,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tasks => "max_tasks",
+            Self::Bytes => "max_bytes",
+            Self::DiskBytes => "max_disk_bytes",
+            Self::Loads => "max_loads",
+            Self::Waiters => "max_waiters",
+        })
+    }
+}
+
+/// Anything that can go wrong in a call of this crate.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is not usable; all of its faults at once.
+    #[error("bad configuration: {0}")]
+    Config(#[from] ConfigErrors),
+    /// An argument that S3 or this crate must refuse.
+    #[error("bad {what}: {value}: {limit}")]
+    InvalidInput {
+        /// Which argument.
+        what: &'static str,
+        /// Its value, cut to a readable length.
+        value: String,
+        /// What it may be.
+        limit: String,
+    },
+    /// Larger than a limit of the queue itself: it would never be admitted.
+    #[error("too large for the queue: {size} exceeds {limit} = {max}")]
+    TooLarge {
+        /// Which limit.
+        limit: Limit,
+        /// What was asked for.
+        size: u64,
+        /// The limit's value.
+        max: u64,
+    },
+    /// There is no room now.
+    #[error("queue full: {limit} is at {current} of {max}; try again in {retry_after:?}")]
+    QueueFull {
+        /// Which limit.
+        limit: Limit,
+        /// How much of it is used.
+        current: u64,
+        /// The limit's value.
+        max: u64,
+        /// When there may be room, by the rate at which tasks ended lately.
+        retry_after: Duration,
+    },
+    /// The local disk has no room for the journal; uploads go on and will free some.
+    #[error("the disk that holds {} is full", path.display())]
+    DiskFull {
+        /// The queue's directory.
+        path: PathBuf,
+    },
+    /// A write-once key has a task pending that has other bytes.
+    #[error("key {key:?} is write-once and task {pending} with other bytes is pending on it")]
+    KeyPending {
+        /// The key.
+        key: String,
+        /// The task that holds it.
+        pending: TaskId,
+    },
+    /// Rewritable keys need conditional requests, and the server ignores them.
+    #[error("rewritable keys are refused: {0}")]
+    ConditionsUnsupported(String),
+    /// A receipt passed as `after` belongs to another journal.
+    #[error("the receipt of task {0} belongs to another journal")]
+    ForeignReceipt(TaskId),
+    /// A receipt passed as `after` has already ended other than in S3.
+    #[error("task {task} is not in S3 and never will be: {settlement:?}")]
+    DependencyFailed {
+        /// The task that was to come first.
+        task: TaskId,
+        /// How it ended.
+        settlement: Settlement,
+    },
+    /// An operator paused it.
+    #[error("paused: {0}")]
+    Paused(&'static str),
+    /// The source file of a body does not exist.
+    #[error("source file {} is missing", path.display())]
+    SourceMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No such object, here or in S3.
+    #[error("no object at key {key:?}")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// A range that the object does not have.
+    #[error("range {from}+{len} is outside the {size} bytes of {key:?}")]
+    OutOfRange {
+        /// The key.
+        key: String,
+        /// First byte asked for.
+        from: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// The object's size.
+        size: u64,
+    },
+    /// No such task, or it has been settled.
+    #[error("no task {0}")]
+    NoSuchTask(TaskId),
+    /// The task is in a state in which this cannot be done to it.
+    #[error("task {task} is {state}: {wanted}")]
+    WrongState {
+        /// The task.
+        task: TaskId,
+        /// What it is doing.
+        state: &'static str,
+        /// What the call needs.
+        wanted: &'static str,
+    },
+    /// Something that was waited for ended in a way that is not success.
+    #[error("task {task} on key {key:?} is not in S3: {settlement:?}")]
+    NotUploaded {
+        /// The task.
+        task: TaskId,
+        /// Its key.
+        key: String,
+        /// How it ended.
+        settlement: Settlement,
+    },
+    /// Shutdown has begun: nothing new is taken.
+    #[error("shutting down ({phase})")]
+    ShuttingDown {
+        /// The phase it is in.
+        phase: crate::shutdown::Phase,
+    },
+    /// The deadline passed.
+    #[error("timed out after {waited:?}: {waiting_for}")]
+    TimedOut {
+        /// How long was waited.
+        waited: Duration,
+        /// Why it could not be done at once.
+        waiting_for: Box<Error>,
+    },
+    /// It cannot be done at once.
+    #[error("would have to wait for {0}")]
+    WouldWait(&'static str),
+    /// A blocking call on a thread of the runtime that drives this crate would wait for itself.
+    #[error("a blocking call on the runtime that drives the queue would wait for itself")]
+    WouldBlockRuntime,
+    /// Another process, or another queue of this one, has the directory.
+    #[error("{} is in use by process {pid} on {host}", path.display())]
+    DirectoryInUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds it.
+        pid: u32,
+        /// On which host.
+        host: String,
+    },
+    /// The directory cannot be used.
+    #[error("directory {}: {message}", path.display())]
+    Directory {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the operating system said.
+        message: String,
+        /// Its kind.
+        kind: io::ErrorKind,
+    },
+    /// A file has a version that this release cannot read.
+    #[error("{what} has version {found}; this release reads {oldest} to {newest}")]
+    Version {
+        /// Which format.
+        what: &'static str,
+        /// What was found.
+        found: u32,
+        /// The oldest that is read.
+        oldest: u32,
+        /// The newest that is read.
+        newest: u32,
+    },
+    /// The journal has damage, and the configuration says to refuse it.
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+    /// The journal takes nothing more: its disk failed. Reopen.
+    #[error("the journal has failed: {0}")]
+    JournalFailed(String),
+    /// A request to S3 failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The runtime cannot be started, or is gone.
+    #[error("runtime: {0}")]
+    Runtime(String),
+}
+
+/// What sort of error it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An argument or the configuration.
+    InvalidInput,
+    /// A limit, for now.
+    Full,
+    /// A deadline.
+    TimedOut,
+    /// Shutdown.
+    ShuttingDown,
+    /// Something that is not there.
+    NotFound,
+    /// The state of a key or task forbids it.
+    Conflict,
+    /// The local disk or directory.
+    Local,
+    /// S3.
+    Remote,
+}
+
+/// What a caller should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Advice {
+    /// Call again later.
+    Retry,
+    /// Wait on the operation with a longer deadline instead of calling again.
+    Wait,
+    /// Open the directory again.
+    Reopen,
+    /// Do not repeat this call.
+    Stop,
+}
+
+impl Error {
+    /// What sort of error it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Config(_) | Self::InvalidInput { .. } | Self::TooLarge { .. } => {
+                Kind::InvalidInput
+            }
+            Self::ForeignReceipt(_) | Self::OutOfRange { .. } | Self::WouldBlockRuntime => {
+                Kind::InvalidInput
+            }
+            Self::QueueFull { .. } | Self::Paused(_) | Self::WouldWait(_) => Kind::Full,
+            Self::DiskFull { .. } => Kind::Full,
+            Self::TimedOut { .. } => Kind::TimedOut,
+            Self::ShuttingDown { .. } => Kind::ShuttingDown,
+            Self::NotFound { .. } | Self::NoSuchTask(_) | Self::SourceMissing { .. } => {
+                Kind::NotFound
+            }
+            Self::KeyPending { .. }
+            | Self::DependencyFailed { .. }
+            | Self::NotUploaded { .. }
+            | Self::WrongState { .. } => Kind::Conflict,
+            Self::DirectoryInUse { .. }
+            | Self::Directory { .. }
+            | Self::Version { .. }
+            | Self::Damaged(_)
+            | Self::JournalFailed(_)
+            | Self::Runtime(_) => Kind::Local,
+            Self::ConditionsUnsupported(_) | Self::Remote(_) => Kind::Remote,
+        }
+    }
+
+    /// What a caller should do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::QueueFull { .. } | Self::WouldWait(_) | Self::KeyPending { .. } => Advice::Wait,
+            Self::DiskFull { .. } | Self::Paused(_) | Self::DirectoryInUse { .. } => Advice::Retry,
+            Self::TimedOut { waiting_for, .. } => match waiting_for.advice() {
+                Advice::Wait => Advice::Retry,
+                other => other,
+            },
+            Self::Remote(error) => match error.class {
+                crate::remote::Class::Transient | crate::remote::Class::Throttle => Advice::Retry,
+                crate::remote::Class::Environment => Advice::Retry,
+                crate::remote::Class::Permanent | crate::remote::Class::Conflict => Advice::Stop,
+            },
+            Self::JournalFailed(_) | Self::Runtime(_) | Self::ShuttingDown { .. } => Advice::Reopen,
+            _ => Advice::Stop,
+        }
+    }
+
+    pub(crate) fn directory(path: impl Into<PathBuf>, error: &io::Error) -> Self {
+        Self::Directory {
+            path: path.into(),
+            message: error.to_string(),
+            kind: error.kind(),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Keeps the error inside; never `Interrupted` or `WouldBlock`, which callers of read and
+    /// write loops would retry at once.
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::TimedOut { .. } | Error::WouldWait(_) => io::ErrorKind::TimedOut,
+            Error::QueueFull { .. } | Error::DiskFull { .. } | Error::Paused(_) => {
+                io::ErrorKind::StorageFull
+            }
+            Error::ShuttingDown { .. } => io::ErrorKind::BrokenPipe,
+            Error::Directory { kind, .. } => match kind {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => io::ErrorKind::Other,
+                kind => *kind,
+            },
+            _ => match error.kind() {
+                Kind::InvalidInput => io::ErrorKind::InvalidInput,
+                Kind::NotFound => io::ErrorKind::NotFound,
+                _ => io::ErrorKind::Other,
+            },
+        };
+        Self::new(kind, error)
+    }
+}

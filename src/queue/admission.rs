@@ -1,0 +1,464 @@
+//! Admission: who may enter the queue, and how much of it.
+//!
+//! Owns: the counters of tasks, bytes and disk, and the line of those who wait for room. Does not
+//! own: what is done with the room.
+//!
+//! 1. Tasks, bytes and disk are taken as one: all three or none.
+//! 2. First come, first served: a request that fits does not pass one that waits, or a large one
+//!    would starve. (This is tokio's `Semaphore`, for three counters at once.)
+//! 3. A [`Permit`] gives back what it took when it is dropped, whatever way out was taken.
+//! 4. A waiter that leaves gives back what it was granted and had not taken, and whoever fits
+//!    next gets it.
+//! 5. The reserve (lane `Checkpoint`) is a pool of its own: never lent, and not overdrawn by
+//!    recovery, which counts against the common pool only.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::error::{Error, Limit, Result};
+use crate::shutdown::Phase;
+
+/// What a task takes of the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub tasks: u64,
+    pub bytes: u64,
+    pub disk: u64,
+}
+
+impl Need {
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            tasks: self.tasks.saturating_add(other.tasks),
+            bytes: self.bytes.saturating_add(other.bytes),
+            disk: self.disk.saturating_add(other.disk),
+        }
+    }
+
+    const fn minus(self, other: Self) -> Self {
+        debug_assert!(
+            self.tasks >= other.tasks && self.bytes >= other.bytes && self.disk >= other.disk,
+            "more was given back than had been taken"
+        );
+        Self {
+            tasks: self.tasks.saturating_sub(other.tasks),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            disk: self.disk.saturating_sub(other.disk),
+        }
+    }
+
+    /// The first limit of `max` that is exceeded: which, how much, and the limit.
+    const fn over(self, max: Self) -> Option<(Limit, u64, u64)> {
+        if self.tasks > max.tasks {
+            Some((Limit::Tasks, self.tasks, max.tasks))
+        } else if self.bytes > max.bytes {
+            Some((Limit::Bytes, self.bytes, max.bytes))
+        } else if self.disk > max.disk {
+            Some((Limit::DiskBytes, self.disk, max.disk))
+        } else {
+            None
+        }
+    }
+}
+
+/// Which pool a task takes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    Common,
+    Reserve,
+}
+
+/// Who asks: shutdown lets the holders of holds in for a while longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asker {
+    Anyone,
+    Holder,
+}
+
+/// Who is still let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    HoldersOnly(Phase),
+    Closed(Phase),
+}
+
+#[derive(Debug)]
+struct Waiter {
+    need: Need,
+    asker: Asker,
+    granted: bool,
+    waker: Waker,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    used: Need,
+    max: Need,
+    waiters: BTreeMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct State {
+    lines: [Line; 2],
+    next_ticket: u64,
+    door: Door,
+    paused: bool,
+    disk_full: bool,
+    max_waiters: u64,
+    /// Moving average of the time between two tasks that leave.
+    leaving_every: Duration,
+    left_at: Option<Instant>,
+    peak: Need,
+}
+
+/// The gate of the queue.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    state: Mutex<State>,
+    pressure: AtomicU8,
+    dir: std::path::PathBuf,
+}
+
+/// Room in the queue; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    pool: Pool,
+    need: Need,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.give_back(self.pool, self.need);
+    }
+}
+
+/// How much is used, of what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub used: Need,
+    pub peak: Need,
+    pub reserve_used: Need,
+    pub waiters: usize,
+}
+
+impl Admission {
+    pub(crate) fn new(
+        max: Need,
+        reserve: Need,
+        max_waiters: u64,
+        dir: std::path::PathBuf,
+    ) -> Arc<Self> {
+        let line = |max| Line { max, ..Line::default() };
+        Arc::new(Self {
+            state: Mutex::new(State {
+                lines: [line(max), line(reserve)],
+                next_ticket: 0,
+                door: Door::Open,
+                paused: false,
+                disk_full: false,
+                max_waiters,
+                leaving_every: Duration::from_millis(100),
+                left_at: None,
+                peak: Need::default(),
+            }),
+            pressure: AtomicU8::new(0),
+            dir,
+        })
+    }
+
+    /// Takes room for a task that was admitted in an earlier life, limits or not.
+    pub(crate) fn recover(self: &Arc<Self>, need: Need) -> Permit {
+        let mut state = self.state.lock();
+        state.take(Pool::Common, need);
+        self.publish(&state);
+        Permit { admission: Arc::clone(self), pool: Pool::Common, need }
+    }
+
+    /// Refuses at once what no wait would help.
+    pub(crate) fn check(&self, pool: Pool, need: Need) -> Result<()> {
+        let state = self.state.lock();
+        match need.over(state.lines[pool as usize].max) {
+            Some((limit, size, max)) => Err(Error::TooLarge { limit, size, max }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for room, in order.
+    pub(crate) fn acquire(self: &Arc<Self>, pool: Pool, asker: Asker, need: Need) -> Acquire {
+        Acquire { admission: Arc::clone(self), pool, asker, need, ticket: None }
+    }
+
+    /// Why there is no room now.
+    pub(crate) fn refusal(&self, pool: Pool, need: Need) -> Error {
+        let state = self.state.lock();
+        if state.paused {
+            return Error::Paused("admission");
+        }
+        if state.disk_full && pool == Pool::Common {
+            return Error::DiskFull { path: self.dir.clone() };
+        }
+        let line = &state.lines[pool as usize];
+        let ahead = line.waiters.values().fold(need, |sum, waiter| sum.plus(waiter.need));
+        let (limit, _, max) = line.used.plus(ahead).over(line.max).unwrap_or((
+            Limit::Tasks,
+            line.used.tasks,
+            line.max.tasks,
+        ));
+        let current = match limit {
+            Limit::Bytes => line.used.bytes,
+            Limit::DiskBytes => line.used.disk,
+            _ => line.used.tasks,
+        };
+        let turns = u32::try_from(line.waiters.len() + 1).unwrap_or(u32::MAX);
+        let retry_after = state
+            .leaving_every
+            .saturating_mul(turns)
+            .clamp(Duration::from_millis(1), Duration::from_secs(60));
+        Error::QueueFull { limit, current, max, retry_after }
+    }
+
+    /// From 0 (empty) to 100 (full): one atomic load.
+    pub(crate) fn pressure(&self) -> u8 {
+        self.pressure.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.state.lock();
+        Usage {
+            used: state.lines[0].used,
+            peak: state.peak,
+            reserve_used: state.lines[1].used,
+            waiters: state.lines.iter().map(|line| line.waiters.len()).sum(),
+        }
+    }
+
+    pub(crate) fn pause(&self, paused: bool) {
+        self.update(|state| state.paused = paused);
+    }
+
+    /// The journal has, or has not, room for new records.
+    pub(crate) fn disk_full(&self, full: bool) {
+        self.update(|state| state.disk_full = full);
+    }
+
+    /// Shutdown has begun: only holders of holds may enter.
+    pub(crate) fn holders_only(&self, phase: Phase) {
+        self.update(|state| {
+            if state.door == Door::Open {
+                state.door = Door::HoldersOnly(phase);
+            }
+        });
+    }
+
+    /// Nobody may enter any more.
+    pub(crate) fn close(&self, phase: Phase) {
+        self.update(|state| state.door = Door::Closed(phase));
+    }
+
+    /// Whether this asker may still enter.
+    pub(crate) fn open_for(&self, asker: Asker) -> Result<()> {
+        self.state.lock().open_for(asker)
+    }
+
+    fn give_back(&self, pool: Pool, need: Need) {
+        self.update(|state| {
+            let line = &mut state.lines[pool as usize];
+            line.used = line.used.minus(need);
+            let now = Instant::now();
+            if let Some(before) = state.left_at.replace(now) {
+                let gap = now.saturating_duration_since(before).min(Duration::from_secs(60));
+                state.leaving_every = (state.leaving_every * 7 + gap) / 8;
+            }
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let wakers = {
+            let mut state = self.state.lock();
+            change(&mut state);
+            let wakers = state.grant();
+            self.publish(&state);
+            wakers
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn publish(&self, state: &State) {
+        let line = &state.lines[Pool::Common as usize];
+        let percent = |used: u64, max: u64| {
+            u8::try_from((u128::from(used) * 100 / u128::from(max.max(1))).min(100)).unwrap_or(100)
+        };
+        let pressure = percent(line.used.tasks, line.max.tasks)
+            .max(percent(line.used.bytes, line.max.bytes))
+            .max(percent(line.used.disk, line.max.disk));
+        let pressure = if state.paused || state.disk_full { 100 } else { pressure };
+        self.pressure.store(pressure, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn take(&mut self, pool: Pool, need: Need) {
+        let line = &mut self.lines[pool as usize];
+        line.used = line.used.plus(need);
+        if pool == Pool::Common {
+            let used = line.used;
+            self.peak.tasks = self.peak.tasks.max(used.tasks);
+            self.peak.bytes = self.peak.bytes.max(used.bytes);
+            self.peak.disk = self.peak.disk.max(used.disk);
+        }
+    }
+
+    fn open_for(&self, asker: Asker) -> Result<()> {
+        match self.door {
+            Door::Open => Ok(()),
+            Door::HoldersOnly(_) if asker == Asker::Holder => Ok(()),
+            Door::HoldersOnly(phase) | Door::Closed(phase) => Err(Error::ShuttingDown { phase }),
+        }
+    }
+
+    /// Whether room is given out at all in this pool.
+    fn flows(&self, pool: Pool) -> bool {
+        !self.paused && !(self.disk_full && pool == Pool::Common)
+    }
+
+    fn fits(&self, pool: Pool, need: Need) -> bool {
+        let line = &self.lines[pool as usize];
+        line.used.plus(need).over(line.max).is_none()
+    }
+
+    /// Gives room to those who wait, in order, as far as it goes; returns whom to wake. Those who
+    /// lost their right to wait are woken too.
+    fn grant(&mut self) -> Vec<Waker> {
+        let mut wake = Vec::new();
+        for pool in [Pool::Common, Pool::Reserve] {
+            let tickets: Vec<u64> = if self.lines[pool as usize].waiters.is_empty() {
+                continue;
+            } else if self.door == Door::Open {
+                Vec::new()
+            } else {
+                let line = &self.lines[pool as usize];
+                let lost = |waiter: &Waiter| !waiter.granted && self.open_for(waiter.asker).is_err();
+                line.waiters.iter().filter(|(_, w)| lost(w)).map(|(t, _)| *t).collect()
+            };
+            for ticket in tickets {
+                if let Some(waiter) = self.lines[pool as usize].waiters.remove(&ticket) {
+                    wake.push(waiter.waker);
+                }
+            }
+            if !self.flows(pool) {
+                continue;
+            }
+            while let Some((ticket, need)) = self.lines[pool as usize]
+                .waiters
+                .iter()
+                .find(|(_, waiter)| !waiter.granted)
+                .map(|(ticket, waiter)| (*ticket, waiter.need))
+            {
+                if !self.fits(pool, need) {
+                    break;
+                }
+                self.take(pool, need);
+                if let Some(waiter) = self.lines[pool as usize].waiters.get_mut(&ticket) {
+                    waiter.granted = true;
+                    wake.push(waiter.waker.clone());
+                }
+            }
+        }
+        wake
+    }
+}
+
+/// The future of [`Admission::acquire`].
+#[derive(Debug)]
+pub(crate) struct Acquire {
+    admission: Arc<Admission>,
+    pool: Pool,
+    asker: Asker,
+    need: Need,
+    ticket: Option<u64>,
+}
+
+impl Future for Acquire {
+    type Output = Result<Permit>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let (pool, need) = (this.pool, this.need);
+        let mut state = this.admission.state.lock();
+        let granted = |admission: &Arc<Admission>| {
+            Poll::Ready(Ok(Permit { admission: Arc::clone(admission), pool, need }))
+        };
+        let line = pool as usize;
+        if let Some(ticket) = this.ticket {
+            match state.lines[line].waiters.get_mut(&ticket) {
+                Some(waiter) if waiter.granted => {
+                    state.lines[line].waiters.remove(&ticket);
+                    this.ticket = None;
+                    return granted(&this.admission);
+                }
+                Some(waiter) => {
+                    waiter.waker.clone_from(context.waker());
+                    return Poll::Pending;
+                }
+                // Sent away by a closing door.
+                None => this.ticket = None,
+            }
+        }
+        state.open_for(this.asker)?;
+        if let Some((limit, size, max)) = need.over(state.lines[line].max) {
+            return Poll::Ready(Err(Error::TooLarge { limit, size, max }));
+        }
+        if state.lines[line].waiters.is_empty() && state.flows(pool) && state.fits(pool, need) {
+            state.take(pool, need);
+            this.admission.publish(&state);
+            return granted(&this.admission);
+        }
+        let waiting = state.lines[line].waiters.len() as u64;
+        if waiting >= state.max_waiters {
+            return Poll::Ready(Err(Error::QueueFull {
+                limit: Limit::Waiters,
+                current: waiting,
+                max: state.max_waiters,
+                retry_after: state.leaving_every.clamp(
+                    Duration::from_millis(1),
+                    Duration::from_secs(60),
+                ),
+            }));
+        }
+        state.next_ticket += 1;
+        let ticket = state.next_ticket;
+        let waiter =
+            Waiter { need, asker: this.asker, granted: false, waker: context.waker().clone() };
+        state.lines[line].waiters.insert(ticket, waiter);
+        this.ticket = Some(ticket);
+        Poll::Pending
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let removed = {
+            let mut state = self.admission.state.lock();
+            state.lines[self.pool as usize].waiters.remove(&ticket)
+        };
+        match removed {
+            Some(waiter) if waiter.granted => self.admission.give_back(self.pool, self.need),
+            // Whoever stood behind may fit where this one did not.
+            Some(_) => self.admission.update(|_| ()),
+            None => (),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! What callers and operators do to a queue besides submitting: look, wait, pause, take back,
+//! replay.
+//!
+//! Owns: these verbs. Does not own: what state they find (`table.rs`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::error::{Error, Limit, Result};
+use crate::journal::Append;
+
+use super::admission::{Asker, Need, Pool};
+use super::load::{Load, LoadCell};
+use super::receipt::{Receipt, Settlement};
+use super::record::{kind, slot};
+use super::table::Status;
+use super::task::{Action, Cause, Lane, TaskId};
+use super::{Queue, Totals};
+
+/// What is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PauseWhat {
+    /// Nothing new is admitted; what was admitted goes up.
+    Admission,
+    /// Nothing is sent to S3; submits are admitted up to the limits.
+    Uploads,
+}
+
+/// A task that is owed.
+#[derive(Debug, Clone)]
+pub struct PendingTask {
+    /// A receipt of it: settles like the one its submitter got.
+    pub receipt: Receipt,
+    /// Its key.
+    pub key: String,
+    /// Its submitter's name for it.
+    pub tag: String,
+    /// Its lane.
+    pub lane: Lane,
+    /// Bytes of its body.
+    pub len: u64,
+    /// Whether it deletes its key.
+    pub deletes: bool,
+    /// What it is doing: `waiting`, `ready`, `running`, `in back-off` or `quarantined`.
+    pub state: &'static str,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// The last of those failures.
+    pub last_error: Option<String>,
+}
+
+/// A task in quarantine.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuarantinedTask {
+    /// Its id: what `replay` and `purge` take.
+    pub task: TaskId,
+    /// Its key, which it holds: later tasks on it wait.
+    pub key: String,
+    /// Its submitter's name for it.
+    pub tag: String,
+    /// Bytes of its body.
+    pub len: u64,
+    /// Why.
+    pub cause: Cause,
+    /// The last failure of an attempt.
+    pub last_error: Option<String>,
+}
+
+enum Body {
+    Here(super::body::Source),
+    Nothing,
+    Remote,
+}
+
+impl Queue {
+    pub(crate) fn pause(&self, what: PauseWhat, paused: bool) {
+        match what {
+            PauseWhat::Admission => self.admission.pause(paused),
+            PauseWhat::Uploads => {
+                let mut state = self.lock();
+                state.paused_uploads = paused;
+                if paused {
+                    state.drains.all_failed(&Error::Paused("uploads"));
+                }
+            }
+        }
+        self.moved_on();
+    }
+
+    /// The directory was copied or moved, and its operator says that this one is to send.
+    pub(crate) async fn adopt(&self) -> Result<()> {
+        let journal = self.journal.clone();
+        self.io
+            .run(move || journal.adopt())
+            .await
+            .map_err(|error| Error::directory(&self.config.dir, &error))??;
+        self.lock().moved = false;
+        self.moved_on();
+        Ok(())
+    }
+
+    pub(crate) fn is_moved(&self) -> bool {
+        self.lock().moved
+    }
+
+    /// All that is owed, in order of submission.
+    pub(crate) fn pending(&self) -> Vec<PendingTask> {
+        let state = self.lock();
+        let mut pending: Vec<_> = state
+            .table
+            .iter()
+            .map(|task| PendingTask {
+                receipt: self.receipt(task.id, &task.cell),
+                key: task.key.to_string(),
+                tag: task.tag.clone(),
+                lane: task.lane,
+                len: task.len,
+                deletes: task.action == Action::Delete,
+                state: task.status.name(),
+                failures: task.failures,
+                last_error: task.last_error.clone(),
+            })
+            .collect();
+        pending.sort_unstable_by_key(|task| task.receipt.task);
+        pending
+    }
+
+    pub(crate) fn quarantined(&self) -> Vec<QuarantinedTask> {
+        self.lock()
+            .table
+            .quarantined()
+            .filter_map(|task| match &task.status {
+                Status::Quarantined(cause) => Some(QuarantinedTask {
+                    task: task.id,
+                    key: task.key.to_string(),
+                    tag: task.tag.clone(),
+                    len: task.len,
+                    cause: cause.clone(),
+                    last_error: task.last_error.clone(),
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Takes back a task that is not in flight.
+    pub(crate) fn cancel(&self, id: TaskId) -> Result<()> {
+        match self.lock().table.is_idle(id) {
+            None => return Err(Error::NoSuchTask(id)),
+            Some(true) => (),
+            Some(false) => {
+                return Err(Error::WrongState {
+                    task: id,
+                    state: "running",
+                    wanted: "a task that is not in flight",
+                });
+            }
+        }
+        self.settle(id, Settlement::Cancelled);
+        Ok(())
+    }
+
+    /// Puts a task that is in quarantine into line again.
+    pub(crate) async fn replay(self: Arc<Self>, id: TaskId) -> Result<Receipt> {
+        let len = {
+            let state = self.lock();
+            match state.table.get(id) {
+                Some(task) if matches!(task.status, Status::Quarantined(_)) => task.len,
+                Some(task) => return Err(not_quarantined(id, task.status.name())),
+                None => return Err(Error::NoSuchTask(id)),
+            }
+        };
+        let need = Need { tasks: 1, bytes: len, disk: 0 };
+        let permit = self.admission.acquire(Pool::Common, Asker::Anyone, need).await?;
+        let mut state = self.lock();
+        self.admission.open_for(Asker::Anyone)?;
+        let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
+            return Err(Error::NoSuchTask(id));
+        };
+        self.journal.append(Append::note(kind::NOTE, id.0, slot::QUARANTINE, Bytes::new()))?;
+        self.journal.append(Append::note(kind::NOTE, id.0, slot::CRASHES, Bytes::new()))?;
+        let receipt = self.receipt(id, &cell);
+        drop(state);
+        self.moved_on();
+        Ok(receipt)
+    }
+
+    /// Throws a task that is in quarantine away.
+    pub(crate) fn purge(&self, id: TaskId) -> Result<()> {
+        match self.lock().table.get(id) {
+            None => return Err(Error::NoSuchTask(id)),
+            Some(task) if matches!(task.status, Status::Quarantined(_)) => (),
+            Some(task) => return Err(not_quarantined(id, task.status.name())),
+        }
+        self.settle(id, Settlement::Cancelled);
+        Ok(())
+    }
+
+    /// Waits until all that was submitted before is in S3.
+    pub(crate) async fn drain(self: Arc<Self>) -> Result<()> {
+        let drain = {
+            let mut state = self.lock();
+            let upto = state.last_id;
+            if state.table.first_open().is_none_or(|open| open > upto) {
+                return Ok(());
+            }
+            if let Some(task) = state.table.quarantined().find(|task| task.cover <= upto) {
+                let Status::Quarantined(cause) = &task.status else { return Ok(()) };
+                return Err(Error::NotUploaded {
+                    task: task.id,
+                    key: task.key.to_string(),
+                    settlement: Settlement::Quarantined(cause.clone()),
+                });
+            }
+            if state.paused_uploads {
+                return Err(Error::Paused("uploads"));
+            }
+            if state.moved {
+                return Err(Error::Paused("the directory was moved or copied: adopt it first"));
+            }
+            state.drains.add(upto)
+        };
+        drain.done().await
+    }
+
+    /// Waits until a task of `bytes` would be admitted.
+    pub(crate) async fn ready(self: Arc<Self>, bytes: u64) -> Result<()> {
+        let need = Need { tasks: 1, bytes, disk: self.journal.need(256, bytes, false) };
+        self.admission.acquire(Pool::Common, Asker::Anyone, need).await.map(drop)
+    }
+
+    /// The object at a key, or a range of it: from a body that is still here, else from S3.
+    pub(crate) async fn get(
+        self: Arc<Self>,
+        key: String,
+        range: Option<(u64, u64)>,
+    ) -> Result<Bytes> {
+        crate::remote::validate::key(&key)?;
+        let body = {
+            let state = self.lock();
+            match state.table.last_on(&key) {
+                None => Body::Remote,
+                Some(task) => match (&task.action, &task.memory) {
+                    (Action::Delete, _) => Body::Nothing,
+                    (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),
+                    (Action::UploadBorrowed(borrowed), None) => {
+                        Body::Here(super::body::Source::File {
+                            fs: Arc::clone(&self.fs),
+                            path: borrowed.path.clone().into(),
+                            len: borrowed.len,
+                        })
+                    }
+                    (Action::Upload, None) => match self.journal.payload(task.id.0) {
+                        Some(payload) => Body::Here(super::body::Source::Journal(payload)),
+                        None => Body::Remote,
+                    },
+                },
+            }
+        };
+        match body {
+            Body::Nothing => Err(Error::NotFound { key }),
+            Body::Here(source) => {
+                let (from, len) = within(&key, range, source.len())?;
+                source
+                    .read(&self.io, from, usize::try_from(len).unwrap_or(usize::MAX))
+                    .await
+                    .map_err(|error| Error::directory(&self.config.dir, &error))
+            }
+            Body::Remote => self.load(key, range).await,
+        }
+    }
+
+    async fn load(&self, key: String, range: Option<(u64, u64)>) -> Result<Bytes> {
+        // Refused as an upload would be, once shutdown has closed the door.
+        self.admission.open_for(Asker::Holder)?;
+        let cell = {
+            let mut state = self.lock();
+            let waiting = state.loads.len() as u64;
+            if waiting >= self.config.max_loads {
+                return Err(Error::QueueFull {
+                    limit: Limit::Loads,
+                    current: waiting,
+                    max: self.config.max_loads,
+                    retry_after: self.config.retry_base,
+                });
+            }
+            let cell = Arc::new(LoadCell::new(None));
+            state.loads.push(Load {
+                key: Arc::from(key.as_str()),
+                range,
+                cell: Arc::clone(&cell),
+                failures: 0,
+            });
+            cell
+        };
+        self.moved_on();
+        match cell.until(Clone::clone).await? {
+            None => Err(Error::NotFound { key }),
+            Some((bytes, size)) => {
+                within(&key, range, size)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// Counts for the snapshot.
+    pub(crate) fn counts(&self) -> Counts {
+        let state = self.lock();
+        let [waiting, ready, running, delayed, quarantined] = state.table.counts();
+        Counts {
+            tasks: state.table.len(),
+            waiting,
+            ready,
+            running,
+            delayed,
+            quarantined,
+            settling: state.settling.len(),
+            loads: state.loads.len(),
+            oldest_ms: state
+                .table
+                .oldest()
+                .map_or(0, |since| since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)),
+            paused_uploads: state.paused_uploads,
+            moved: state.moved,
+            disk_full: state.disk_full,
+            journal_failed: state.journal_failed.clone(),
+        }
+    }
+
+    /// Up to `most` tasks that a worker has, or that failed: for the stall report.
+    pub(crate) fn notable(&self, most: usize) -> Vec<String> {
+        let state = self.lock();
+        let mut notable = Vec::new();
+        for task in state.table.iter() {
+            if notable.len() == most {
+                break;
+            }
+            let doing = match &task.status {
+                Status::Running { since } => format!("in flight for {:?}", since.elapsed()),
+                Status::Delayed { until } => {
+                    format!("in back-off for {:?}", until.saturating_duration_since(Instant::now()))
+                }
+                _ => continue,
+            };
+            let error = task.last_error.as_deref().unwrap_or("none");
+            notable.push(format!(
+                "task {} on {:?}: {doing}, failures {}, last error {error}",
+                task.id, task.key, task.failures
+            ));
+        }
+        notable
+    }
+
+    /// Whether there is work that ought to move.
+    pub(crate) fn ought_to_move(&self) -> bool {
+        let state = self.lock();
+        let [waiting, ready, running, delayed, _] = state.table.counts();
+        let stuck_by_choice = state.paused_uploads || state.moved;
+        !stuck_by_choice
+            && (waiting + ready + running + delayed > 0
+                || state.loads.len() > 0
+                || !state.settling.is_empty())
+    }
+
+    /// The progress counter: equal twice, nothing has moved in between.
+    pub(crate) fn progress(&self) -> u64 {
+        Totals::read(&self.totals.progress)
+    }
+}
+
+/// Tasks by state, and what stands in their way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// All that are owed.
+    pub tasks: usize,
+    /// Not yet durable, behind another on their key, or after one that is not in S3.
+    pub waiting: usize,
+    /// Could run now.
+    pub ready: usize,
+    /// In flight.
+    pub running: usize,
+    /// In back-off.
+    pub delayed: usize,
+    /// In quarantine.
+    pub quarantined: usize,
+    /// Ended, and on their way to the disk.
+    pub settling: usize,
+    /// Reads that wait for S3 or are in flight.
+    pub loads: usize,
+    /// Age of the oldest task that is not in quarantine, in milliseconds.
+    pub oldest_ms: u64,
+    /// An operator paused uploads.
+    pub paused_uploads: bool,
+    /// The directory was moved or copied, and sends nothing until it is adopted.
+    pub moved: bool,
+    /// The disk has no room for new records.
+    pub disk_full: bool,
+    /// Why the journal takes nothing more, if so.
+    pub journal_failed: Option<String>,
+}
+
+fn not_quarantined(task: TaskId, state: &'static str) -> Error {
+    Error::WrongState { task, state, wanted: "a task in quarantine" }
+}
+
+/// A range within `size` bytes.
+fn within(key: &str, range: Option<(u64, u64)>, size: u64) -> Result<(u64, u64)> {
+    let Some((from, len)) = range else { return Ok((0, size)) };
+    match from.checked_add(len) {
+        Some(end) if end <= size => Ok((from, len)),
+        _ => Err(Error::OutOfRange { key: key.to_owned(), from, len, size }),
+    }
+}

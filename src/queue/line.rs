@@ -1,0 +1,78 @@
+//! A line of jobs that come back: first come, first served, with back-off.
+//!
+//! Owns: what is ready, what is in back-off and how many are out. Used for what has no key order
+//! and no lanes of its own: loads, and the aborting of multipart uploads.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::time::Instant;
+
+/// Jobs of one kind.
+#[derive(Debug)]
+pub(super) struct Line<T> {
+    ready: VecDeque<T>,
+    delayed: BTreeMap<(Instant, u64), T>,
+    running: usize,
+    next: u64,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { ready: VecDeque::new(), delayed: BTreeMap::new(), running: 0, next: 0 }
+    }
+}
+
+impl<T> Line<T> {
+    pub(super) fn len(&self) -> usize {
+        self.ready.len() + self.delayed.len() + self.running
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
+    pub(super) fn push(&mut self, job: T) {
+        self.ready.push_back(job);
+    }
+
+    /// The next job that is still `wanted`; what is not is dropped.
+    pub(super) fn take(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
+            self.ready.push_back(due.remove());
+        }
+        loop {
+            let job = self.ready.pop_front()?;
+            if wanted(&job) {
+                self.running += 1;
+                return Some(job);
+            }
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// A job came back: again at `until`.
+    pub(super) fn retry(&mut self, job: T, until: Instant) {
+        self.ended();
+        self.next += 1;
+        self.delayed.insert((until, self.next), job);
+    }
+
+    /// A job came back for good.
+    pub(super) fn ended(&mut self) {
+        debug_assert!(self.running > 0, "more jobs ended than were taken");
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// Takes out all that are not running: there will be no more attempts.
+    pub(super) fn drain(&mut self) -> Vec<T> {
+        let delayed = std::mem::take(&mut self.delayed).into_values();
+        self.ready.drain(..).chain(delayed).collect()
+    }
+}

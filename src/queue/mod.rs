@@ -1,0 +1,373 @@
+//! The queue: bounded, fair, honest.
+//!
+//! Owns: what is admitted, in which order tasks run, and how each one's end is recorded and told.
+//! Does not own: the log under it ([`crate::journal`]), the requests ([`crate::worker`]), or when
+//! to stop ([`crate::shutdown`]).
+//!
+//! | file | concept |
+//! |---|---|
+//! | `task.rs` | what a task is |
+//! | `receipt.rs` | its handle, and how it ended |
+//! | `admission.rs` | who may enter |
+//! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
+//! | `submit.rs`, `body.rs` | the way in |
+//! | `settle.rs`, `drain.rs` | the way out |
+//! | `load.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
+//! | `control.rs` | what operators do |
+//! | `recover.rs`, `record.rs` | what survives |
+//!
+//! Lock order: the table's mutex, then the journal's or the admission's; none of them is held
+//! across a wait, and cells are told after the table's is released.
+
+mod abort;
+pub(crate) mod admission;
+pub(crate) mod body;
+mod control;
+mod drain;
+mod lanes;
+mod line;
+pub(crate) mod load;
+pub mod receipt;
+pub(crate) mod record;
+mod recover;
+mod settle;
+mod submit;
+pub(crate) mod table;
+pub mod task;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::io::Io;
+use crate::journal::Journal;
+use crate::journal::fs::Fs;
+use crate::remote::multipart::MultipartUploadState;
+use crate::remote::{Crc64, ObjectHeaders};
+use crate::runtime::Driver;
+
+pub(crate) use abort::Abort;
+use admission::{Admission, Need};
+use body::Source;
+use drain::Drains;
+use line::Line;
+use load::Load;
+use receipt::{Cell, Receipt};
+use table::{Ended, Slot, Table};
+use task::{Action, Condition, KeyPolicy, Lane, TaskId};
+
+pub use control::{PauseWhat, PendingTask, QuarantinedTask};
+pub(crate) use recover::{OutstandingFound, Recovery};
+pub(crate) use submit::Submission;
+
+/// What the queue is made of.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) journal: Journal,
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) io: Io,
+    driver: Driver,
+    config: Arc<Config>,
+    /// Wakes a general worker: a task may be ready.
+    work: Notify,
+    /// The same for the reserved slots, so that none swallows another's wake-up.
+    work_load: Notify,
+    work_checkpoint: Notify,
+    /// Something ended, or stopped being able to move.
+    dry: Notify,
+    stopped: AtomicBool,
+    pub(crate) totals: Totals,
+}
+
+#[derive(Debug)]
+struct State {
+    table: Table,
+    loads: Line<Load>,
+    aborts: Line<Abort>,
+    drains: Drains,
+    /// Ends on their way to the disk, by the location of their record.
+    settling: BTreeMap<u64, Ended>,
+    last_id: TaskId,
+    paused_uploads: bool,
+    moved: bool,
+    disk_full: bool,
+    journal_failed: Option<String>,
+}
+
+/// Counts since open.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub uploaded: AtomicU64,
+    pub uploaded_bytes: AtomicU64,
+    pub deleted: AtomicU64,
+    pub requests: AtomicU64,
+    pub unknown: AtomicU64,
+    pub quarantined: AtomicU64,
+    pub recovered: AtomicU64,
+    /// Goes up whenever anything moves: what the watchdog looks at.
+    pub progress: AtomicU64,
+}
+
+impl Totals {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// A task as a worker has it.
+#[derive(Debug)]
+pub(crate) struct TaskJob {
+    pub id: TaskId,
+    pub key: Arc<str>,
+    pub policy: KeyPolicy,
+    pub action: Action,
+    pub condition: Option<Condition>,
+    pub headers: Arc<ObjectHeaders>,
+    pub len: u64,
+    pub checksum: Option<Crc64>,
+    pub memory: Option<Bytes>,
+    /// Attempts that failed in a row before this one.
+    pub failures: u32,
+    /// An earlier attempt may have reached S3.
+    pub sent_before: bool,
+    pub multipart: Option<MultipartUploadState>,
+}
+
+/// Something for a worker to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Task(Box<TaskJob>),
+    Load(Load),
+    Abort(Abort),
+}
+
+impl Queue {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        journal: Journal,
+        fs: Arc<dyn Fs>,
+        io: Io,
+        driver: Driver,
+    ) -> Arc<Self> {
+        let share = config.workers * usize::from(config.prefix_share_percent) / 100;
+        let moved = journal.moved();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                table: Table::new(share),
+                loads: Line::default(),
+                aborts: Line::default(),
+                drains: Drains::default(),
+                settling: BTreeMap::new(),
+                last_id: TaskId(0),
+                paused_uploads: false,
+                moved,
+                disk_full: false,
+                journal_failed: None,
+            }),
+            admission: Admission::new(
+                Need {
+                    tasks: config.max_tasks,
+                    bytes: config.max_bytes,
+                    disk: config.max_disk_bytes,
+                },
+                Need {
+                    tasks: config.checkpoint_tasks,
+                    bytes: config.checkpoint_bytes,
+                    disk: config.checkpoint_bytes.saturating_mul(2).saturating_add(1 << 20),
+                },
+                config.max_waiters,
+                config.dir.clone(),
+            ),
+            journal,
+            fs,
+            io,
+            driver,
+            config,
+            work: Notify::new(),
+            work_load: Notify::new(),
+            work_checkpoint: Notify::new(),
+            dry: Notify::new(),
+            stopped: AtomicBool::new(false),
+            totals: Totals::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn receipt(&self, task: TaskId, cell: &Arc<Cell>) -> Receipt {
+        Receipt {
+            task,
+            journal: self.journal.journal_id(),
+            cell: Arc::clone(cell),
+            driver: self.driver.clone(),
+            deadline: self.config.op_deadline,
+        }
+    }
+
+    /// Something may be ready: each worker that takes a job wakes the next.
+    fn wake_workers(&self) {
+        self.work.notify_one();
+        self.work_load.notify_one();
+        self.work_checkpoint.notify_one();
+    }
+
+    /// The next job for this slot; `None` once the queue has stopped.
+    ///
+    /// # Cancel safety
+    /// A job that was returned is the caller's; dropped before that, nothing is taken.
+    pub(crate) async fn next(&self, slot: Slot) -> Option<Job> {
+        let wake = match slot {
+            Slot::General => &self.work,
+            Slot::Reserved(Lane::Load) => &self.work_load,
+            Slot::Reserved(_) => &self.work_checkpoint,
+        };
+        loop {
+            let mut notified = std::pin::pin!(wake.notified());
+            // Listening before looking: what becomes ready in between is not missed.
+            notified.as_mut().enable();
+            if self.stopped.load(Ordering::Acquire) {
+                return None;
+            }
+            let (job, due) = self.take(slot);
+            if job.is_some() {
+                return job;
+            }
+            match due {
+                Some(due) => tokio::select! {
+                    () = notified => (),
+                    () = tokio::time::sleep_until(due) => (),
+                },
+                None => notified.await,
+            }
+        }
+    }
+
+    fn take(&self, slot: Slot) -> (Option<Job>, Option<Instant>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.paused_uploads || state.moved {
+            return (None, None);
+        }
+        // Of the general slots, loads have at most half.
+        let for_loads = match slot {
+            Slot::General => state.loads.running() <= (self.config.workers / 2).max(1),
+            Slot::Reserved(lane) => lane == Lane::Load,
+        };
+        if let Some(load) = for_loads.then(|| state.loads.take(now, Load::is_wanted)).flatten() {
+            if state.loads.has_ready() {
+                self.wake_workers();
+            }
+            return (Some(Job::Load(load)), None);
+        }
+        if slot == Slot::Reserved(Lane::Load) {
+            return (None, state.loads.next_due());
+        }
+        if slot == Slot::General && let Some(abort) = state.aborts.take(now, |_| true) {
+            return (Some(Job::Abort(abort)), None);
+        }
+        let job = state.table.take(slot, now).map(|task| {
+            Job::Task(Box::new(TaskJob {
+                id: task.id,
+                key: Arc::clone(&task.key),
+                policy: task.policy,
+                action: task.action.clone(),
+                condition: task.condition.clone(),
+                headers: Arc::clone(&task.headers),
+                len: task.len,
+                checksum: task.checksum,
+                memory: task.memory.clone(),
+                failures: task.failures,
+                sent_before: std::mem::replace(&mut task.sent, true),
+                multipart: task.multipart.take(),
+            }))
+        });
+        if job.is_some() {
+            self.wake_workers();
+        }
+        let dues = [state.table.next_due(), state.loads.next_due(), state.aborts.next_due()];
+        let due = dues.into_iter().flatten().min();
+        (job, due)
+    }
+
+    /// Where the body of a task is; `None` once it has ended.
+    pub(crate) fn body(&self, job: &TaskJob) -> Option<Source> {
+        match (&job.action, &job.memory) {
+            (Action::Delete, _) => None,
+            (_, Some(bytes)) => Some(Source::Memory(bytes.clone())),
+            (Action::UploadBorrowed(borrowed), None) => Some(Source::File {
+                fs: Arc::clone(&self.fs),
+                path: borrowed.path.clone().into(),
+                len: borrowed.len,
+            }),
+            (Action::Upload, None) => self.journal.payload(job.id.0).map(Source::Journal),
+        }
+    }
+
+    /// No worker gets anything any more.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.work.notify_waiters();
+        self.work_load.notify_waiters();
+        self.work_checkpoint.notify_waiters();
+    }
+
+    /// Asks the journal again whether the disk has room, and the like: called now and then.
+    pub(crate) fn tick(&self) {
+        if self.lock().disk_full {
+            self.journal.retry_space();
+        }
+    }
+
+    /// The default deadline of operations.
+    pub(crate) fn op_deadline(&self) -> Duration {
+        self.config.op_deadline
+    }
+
+    /// Waits until nothing is left that can move before `deadline` by itself.
+    pub(crate) async fn run_dry(&self, deadline: Instant) {
+        loop {
+            let mut moved = std::pin::pin!(self.dry.notified());
+            moved.as_mut().enable();
+            {
+                let state = self.lock();
+                let paused = state.paused_uploads || state.moved;
+                let disk_full = state.disk_full || state.journal_failed.is_some();
+                let settling = !state.settling.is_empty() && !disk_full;
+                let aborting = state.aborts.running() > 0 || state.aborts.has_ready();
+                if !settling
+                    && !(aborting && !paused)
+                    && !state.table.can_move(deadline, paused, disk_full) {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = moved => (),
+                () = tokio::time::sleep_until(deadline) => return,
+            }
+        }
+    }
+
+    /// Whether the journal still takes records.
+    pub(crate) fn journal_failed(&self) -> Option<String> {
+        self.lock().journal_failed.clone()
+    }
+}

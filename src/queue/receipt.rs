@@ -1,0 +1,179 @@
+//! Receipts: the handle of a submitted task.
+//!
+//! Owns: how a task's end is told, exactly once, to all who hold a receipt of it. Does not own:
+//! when a task ends (`table.rs`). Locations in the queue are never public: who waits, waits for a
+//! task's own end and never for a place in the queue to be passed.
+//!
+//! 1. A cell goes from open to settled once and never back.
+//! 2. A cell is durable or settled before anybody is told `durable`.
+//! 3. Dropping a receipt, or a future that waits on it, changes nothing for the task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::op::Op;
+use crate::remote::ObjectInfo;
+use crate::runtime::Driver;
+use crate::watched::Watched;
+
+use super::task::{Cause, TaskId};
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// It is in S3.
+    Uploaded(ObjectInfo),
+    /// The key does not exist in S3 any more.
+    Deleted,
+    /// Its condition did not hold, or its write-once key already has an object that is not ours.
+    PreconditionFailed,
+    /// It cannot go up; it is kept, listed and can be replayed.
+    Quarantined(Cause),
+    /// Its submitter, or an operator, took it back.
+    Cancelled,
+    /// Shutdown came first: it is durable here and goes up after the next open.
+    Deferred,
+    /// Not kept and not sent: its record is durably void.
+    Refused(String),
+    /// The disk failed before its record was known to be durable, and before it was in S3: it may
+    /// or may not be there at the next open.
+    Undetermined(String),
+}
+
+impl Settlement {
+    /// Whether what the task was to do is done in S3.
+    #[must_use]
+    pub const fn is_in_s3(&self) -> bool {
+        matches!(self, Self::Uploaded(_) | Self::Deleted)
+    }
+}
+
+/// Where a task's end is told.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    state: Watched<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    durable: bool,
+    settlement: Option<Settlement>,
+}
+
+impl Cell {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Watched::new(State::default()) })
+    }
+
+    pub(crate) fn set_durable(&self) {
+        self.state.change(|state| state.durable = true);
+    }
+
+    /// Tells the end. Returns false, and changes nothing, where it had been told before.
+    pub(crate) fn settle(&self, settlement: Settlement) -> bool {
+        self.state.change(|state| {
+            let first = state.settlement.is_none();
+            debug_assert!(first, "settled twice: {:?}, then {settlement:?}", state.settlement);
+            if first {
+                state.settlement = Some(settlement);
+            }
+            first
+        })
+    }
+
+    fn settlement(&self) -> Option<Settlement> {
+        self.state.read(|state| state.settlement.clone())
+    }
+}
+
+/// The handle of a submitted task. Clones are of the same task; dropping one cancels nothing.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    pub(crate) task: TaskId,
+    pub(crate) journal: u128,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) driver: Driver,
+    pub(crate) deadline: Duration,
+}
+
+impl Receipt {
+    /// The task's durable id.
+    #[must_use]
+    pub const fn task(&self) -> TaskId {
+        self.task
+    }
+
+    /// Waits until the task is durable on this disk; then so is every task submitted before it.
+    ///
+    /// # Errors
+    /// [`Error::NotUploaded`] where it was refused or its durability is undetermined;
+    /// [`Error::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// Cancels nothing but the wait.
+    pub fn durable(&self) -> Op<()> {
+        let (cell, task) = (Arc::clone(&self.cell), self.task);
+        let work = async move {
+            cell.state
+                .until(|state| match &state.settlement {
+                    Some(Settlement::Refused(_) | Settlement::Undetermined(_)) => {
+                        Some(Err(Error::NotUploaded {
+                            task,
+                            key: String::new(),
+                            settlement: state.settlement.clone()?,
+                        }))
+                    }
+                    Some(_) => Some(Ok(())),
+                    None => state.durable.then_some(Ok(())),
+                })
+                .await
+        };
+        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the journal's next sync"))
+    }
+
+    /// Waits for the task's end, whatever it is.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] only: how the task ended is the value.
+    ///
+    /// # Cancel safety
+    /// Cancels nothing but the wait.
+    pub fn settled(&self) -> Op<Settlement> {
+        let cell = Arc::clone(&self.cell);
+        let work = async move { Ok(cell.state.until(|state| state.settlement.clone()).await) };
+        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the task's upload"))
+    }
+
+    /// How the task ended, if it has.
+    #[must_use]
+    pub fn settlement(&self) -> Option<Settlement> {
+        self.cell.settlement()
+    }
+
+    /// Waits until the task is in S3.
+    ///
+    /// # Errors
+    /// [`Error::NotUploaded`] with the way it ended instead; [`Error::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// Cancels nothing but the wait.
+    pub fn uploaded(&self) -> Op<Settlement> {
+        let (cell, task) = (Arc::clone(&self.cell), self.task);
+        let work = async move {
+            let settlement: Result<Settlement> =
+                Ok(cell.state.until(|state| state.settlement.clone()).await);
+            settlement.and_then(|settlement| {
+                if settlement.is_in_s3() {
+                    Ok(settlement)
+                } else {
+                    Err(Error::NotUploaded { task, key: String::new(), settlement })
+                }
+            })
+        };
+        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the task's upload"))
+    }
+}

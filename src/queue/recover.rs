@@ -1,0 +1,215 @@
+//! What an earlier life left: from the journal's owners to tasks in the table.
+//!
+//! Owns: how records become tasks again, and who is suspected of a crash. Does not own: reading
+//! the log ([`crate::journal`]).
+//!
+//! 1. Nothing that was persisted is rejected, whatever today's limits are.
+//! 2. After a crash, tasks in flight at it are charged: each is a suspect, and after
+//!    `crash_limit` crashes it is quarantined. A clean shutdown charges nobody. (Vitess resumed a
+//!    persisted task at every boot, and crashed on it, for ever.)
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::journal::{Append, Recovered, RecoveredNote, RecoveredOwner};
+
+use super::abort::Abort;
+use super::admission::Need;
+use super::receipt::Cell;
+use super::record::{
+    self, AbortRecord, ActionRecord, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord, kind, slot,
+};
+use super::table::{Status, Task};
+use super::task::{Action, Cause, TaskId};
+use super::{Queue, Totals};
+
+/// A request of an earlier life that may still happen.
+#[derive(Debug)]
+pub(crate) struct OutstandingFound {
+    /// Its own record, which is ended when it has expired; `None` where it has none yet.
+    pub location: Option<u64>,
+    pub record: OutstandingRecord,
+}
+
+/// What recovery found besides tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    pub outstanding: Vec<OutstandingFound>,
+    pub suspects: u64,
+    /// Records that this release cannot read.
+    pub unreadable: u64,
+}
+
+impl Queue {
+    /// Puts what the journal has into the table. Called once, before the workers start.
+    pub(crate) fn recover(&self, recovered: &Recovered) -> Recovery {
+        let mut found = Recovery::default();
+        for owner in &recovered.owners {
+            match owner.kind {
+                kind::TASK => self.recover_task(owner, recovered.clean, &mut found),
+                kind::OUTSTANDING => match record::decode::<OutstandingRecord>(&owner.head) {
+                    Some(record) => found
+                        .outstanding
+                        .push(OutstandingFound { location: Some(owner.location), record }),
+                    None => found.unreadable += 1,
+                },
+                kind::ABORT => match record::decode::<AbortRecord>(&owner.head) {
+                    Some(record) => self.lock().aborts.push(Abort {
+                        key: Arc::from(record.key),
+                        upload_id: record.upload_id,
+                        location: Some(owner.location),
+                        failures: 0,
+                    }),
+                    None => found.unreadable += 1,
+                },
+                _ => found.unreadable += 1,
+            }
+        }
+        let mut state = self.lock();
+        state.last_id = TaskId(recovered.next_location.saturating_sub(1));
+        found
+    }
+
+    fn recover_task(&self, owner: &RecoveredOwner, clean: bool, found: &mut Recovery) {
+        let id = TaskId(owner.location);
+        let Some(record) = record::decode::<TaskRecord>(&owner.head) else {
+            tracing::error!(task = id.0, "a task's record cannot be read: it stays where it is");
+            found.unreadable += 1;
+            return;
+        };
+        let started = note(owner, slot::STARTED);
+        let in_flight = started.and_then(|note| record::decode::<Started>(&note.head));
+        let mut crashes = note(owner, slot::CRASHES)
+            .and_then(|note| record::decode::<u32>(&note.head))
+            .unwrap_or(0);
+        let quarantined = note(owner, slot::QUARANTINE)
+            .and_then(|note| record::decode::<Quarantine>(&note.head))
+            .map(|quarantine| quarantine.cause);
+        let mut suspect = false;
+        if let Some(Started { condition: Some(condition), expires_unix_ms }) = &in_flight {
+            found.outstanding.push(OutstandingFound {
+                location: None,
+                record: OutstandingRecord {
+                    key: record.key.clone(),
+                    condition: condition.clone(),
+                    expires_unix_ms: *expires_unix_ms,
+                },
+            });
+        }
+        if in_flight.is_some() && !clean && quarantined.is_none() {
+            crashes = crashes.saturating_add(1);
+            suspect = true;
+            found.suspects += 1;
+            self.note(id, slot::CRASHES, record::encode(&crashes).into(), true);
+        }
+        let upload = note(owner, slot::MULTIPART)
+            .and_then(|note| record::decode::<Multipart>(&note.head));
+        if let Some(upload) = upload {
+            let key = Arc::from(record.key.as_str());
+            self.abandon_upload(&mut self.lock(), &key, upload.upload_id);
+            self.note_multipart(id, None);
+        }
+        let mut status = quarantined.map_or(Status::Waiting, Status::Quarantined);
+        if suspect && crashes >= self.config.crash_limit {
+            let cause = Cause::CrashLoop { crashes };
+            tracing::warn!(task = id.0, crashes, "quarantined: in flight at every crash");
+            let head = record::encode(&Quarantine { cause: cause.clone() });
+            self.note(id, slot::QUARANTINE, head.into(), true);
+            status = Status::Quarantined(cause);
+            suspect = false;
+        }
+        // An empty note says that no attempt is in flight, but one was.
+        let sent = owner.notes.iter().any(|note| note.slot == slot::STARTED);
+        self.insert_recovered(id, owner, record, status, crashes, suspect, sent);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one caller, and a struct would be a copy of Task")]
+    fn insert_recovered(
+        &self,
+        id: TaskId,
+        owner: &RecoveredOwner,
+        record: TaskRecord,
+        status: Status,
+        crashes: u32,
+        suspect: bool,
+        sent: bool,
+    ) {
+        let stored = owner.payload.unwrap_or(0);
+        let need = Need {
+            tasks: 1,
+            bytes: record.len,
+            disk: self.journal.need(owner.head.len(), stored, self.journal.is_external(stored)),
+        };
+        let permit = match status {
+            Status::Quarantined(_) => None,
+            _ => Some(self.admission.recover(need)),
+        };
+        Totals::add(&self.totals.recovered, 1);
+        let mut state = self.lock();
+        // What it was after and is not owed any more is in S3: any other end would have put this
+        // one into quarantine, on record first.
+        let after = record
+            .after
+            .iter()
+            .map(|id| TaskId(*id))
+            .filter(|id| state.table.get(*id).is_some())
+            .collect();
+        let cell = Cell::new();
+        cell.set_durable();
+        state.table.insert(Task {
+            id,
+            key: Arc::from(record.key),
+            lane: record.lane,
+            policy: record.policy,
+            action: match record.action {
+                ActionRecord::Upload => Action::Upload,
+                ActionRecord::UploadBorrowed(borrowed) => {
+                    Action::UploadBorrowed(Arc::new(borrowed))
+                }
+                ActionRecord::Delete => Action::Delete,
+            },
+            condition: record.condition,
+            coalesce: record.coalesce,
+            after,
+            tag: record.tag,
+            headers: Arc::new(record.headers),
+            len: record.len,
+            checksum: record.checksum,
+            memory: None,
+            permit,
+            cell,
+            superseded: Vec::new(),
+            cover: id,
+            since: Instant::now(),
+            durable: true,
+            status,
+            failures: 0,
+            last_error: None,
+            crashes,
+            sent,
+            suspect,
+            multipart: None,
+        });
+    }
+
+    /// Puts a request that may still happen on record. It is not waited for: the end of the task
+    /// that made it comes later in the log.
+    pub(crate) fn record_outstanding(&self, record: &OutstandingRecord) -> Option<u64> {
+        let head = record::encode(record).into();
+        let append = Append::begin(kind::OUTSTANDING, head, crate::journal::Payload::None);
+        self.journal.append(append.unsynced()).ok()
+    }
+
+    /// Ends the record of something that is not a task.
+    pub(crate) fn end_owner(&self, location: u64) {
+        let end = Append::end(kind::END, location, bytes::Bytes::from_static(&[3]));
+        if let Err(error) = self.journal.append(end.unsynced()) {
+            tracing::debug!(%error, "what is over stays on record");
+        }
+    }
+}
+
+fn note(owner: &RecoveredOwner, slot: u8) -> Option<&RecoveredNote> {
+    owner.notes.iter().find(|note| note.slot == slot && !note.head.is_empty())
+}

@@ -1,0 +1,345 @@
+//! The way out: how a task's end is recorded, then told.
+//!
+//! Owns: the order of both. Does not own: which end it is (`worker`, `control.rs`).
+//!
+//! 1. An end is told only when its record is durable: what was told once is never owed again
+//!    after a crash. (Where the journal has failed there is no record to wait for, and what
+//!    happened in S3 is told as it is.)
+//! 2. Who is after a task that will never be in S3 goes to quarantine on record before the task's
+//!    own end is: no crash leaves it waiting for nothing.
+//! 3. Its key, and who is after it, go on at once: they do not wait for the disk.
+//! 4. A permit is given back after the end was told.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::journal::{Append, CommitSink, JournalFailure, Location};
+use crate::remote::RemoteError;
+
+use super::load::{Load, Loaded};
+use super::receipt::Settlement;
+use super::record::{self, Quarantine, kind, slot};
+use super::table::Ended;
+use super::task::{Cause, TaskId, cut};
+use super::{Queue, State, Totals};
+
+impl Queue {
+    /// Ends a task for good.
+    pub(crate) fn settle(&self, id: TaskId, settlement: Settlement) {
+        let told = {
+            let mut state = self.lock();
+            self.count(&settlement, &state, id);
+            self.abandon_upload_of(&mut state, id);
+            let Some(ended) = state.table.end(id, settlement) else { return };
+            let mut told = self.park_all(&mut state, &ended.orphaned);
+            let record = Append::end(kind::END, id.0, Bytes::from_static(&[1]));
+            told.extend(self.record_end(&mut state, ended, record));
+            told
+        };
+        tell(told);
+        self.moved_on();
+    }
+
+    /// Puts a task into quarantine, where it holds its key and what is after it.
+    pub(crate) fn quarantine(&self, id: TaskId, cause: Cause) {
+        tracing::warn!(task = id.0, ?cause, "quarantined");
+        let told = {
+            let mut state = self.lock();
+            self.abandon_upload_of(&mut state, id);
+            let Some(ended) = state.table.quarantine(id, cause.clone()) else { return };
+            Totals::add(&self.totals.quarantined, 1);
+            let note = quarantine_note(id, cause);
+            self.record_end(&mut state, ended, note)
+        };
+        tell(told);
+        self.moved_on();
+    }
+
+    fn abandon_upload_of(&self, state: &mut State, id: TaskId) {
+        let Some(task) = state.table.get_mut(id) else { return };
+        if let Some(upload) = task.multipart.take() {
+            let key = Arc::clone(&task.key);
+            self.abandon_upload(state, &key, upload.upload_id().map(str::to_owned));
+        }
+    }
+
+    fn park_all(&self, state: &mut State, orphaned: &[TaskId]) -> Vec<Ended> {
+        let mut told = Vec::new();
+        for id in orphaned {
+            let Some(cause) = state.table.cause_of(*id) else { continue };
+            let Some(ended) = state.table.parked(*id, cause.clone()) else { continue };
+            Totals::add(&self.totals.quarantined, 1);
+            told.extend(self.record_end(state, ended, quarantine_note(*id, cause)));
+        }
+        told
+    }
+
+    /// Appends the record of an end. What it returns is to be told at once.
+    fn record_end(&self, state: &mut State, ended: Ended, record: Append) -> Vec<Ended> {
+        if !ended.settlement.is_in_s3() && ended.settlement != Settlement::Cancelled {
+            let error = Error::NotUploaded {
+                task: ended.id,
+                key: ended.key.to_string(),
+                settlement: ended.settlement.clone(),
+            };
+            state.drains.failed(ended.cover, &error);
+        }
+        state.drains.moved(state.table.first_open());
+        match self.journal.append(record) {
+            Ok(location) => {
+                state.settling.insert(location, ended);
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::debug!(%error, task = ended.id.0, "an end is told without a record");
+                vec![ended]
+            }
+        }
+    }
+
+    fn count(&self, settlement: &Settlement, state: &State, id: TaskId) {
+        match settlement {
+            Settlement::Uploaded(_) => {
+                Totals::add(&self.totals.uploaded, 1);
+                let len = state.table.get(id).map_or(0, |task| task.len);
+                Totals::add(&self.totals.uploaded_bytes, len);
+            }
+            Settlement::Deleted => Totals::add(&self.totals.deleted, 1),
+            _ => (),
+        }
+    }
+
+    /// An attempt failed in a way that may pass: again at `until`.
+    pub(crate) fn retry(
+        &self,
+        id: TaskId,
+        until: Instant,
+        error: Option<&RemoteError>,
+        multipart: Option<crate::remote::multipart::MultipartUploadState>,
+    ) {
+        // The latest note says that it is not in flight any more: a crash is not charged to it.
+        self.note(id, slot::STARTED, Bytes::new(), false);
+        {
+            let mut state = self.lock();
+            if let Some(task) = state.table.get_mut(id) {
+                task.multipart = multipart;
+            }
+            state.table.retry(id, until, error.map(|error| cut(error.to_string())));
+        }
+        self.moved_on();
+    }
+
+    /// A worker was stopped with this task in hand.
+    pub(crate) fn put_back(
+        &self,
+        id: TaskId,
+        multipart: Option<crate::remote::multipart::MultipartUploadState>,
+    ) {
+        self.note(id, slot::STARTED, Bytes::new(), false);
+        {
+            let mut state = self.lock();
+            if let Some(task) = state.table.get_mut(id) {
+                task.multipart = multipart;
+            }
+            state.table.put_back(id);
+        }
+        self.moved_on();
+    }
+
+    /// Writes a note on a task. Notes are dropped where the disk has no room for them.
+    pub(crate) fn note(&self, id: TaskId, slot: u8, head: Bytes, sync: bool) -> Option<Location> {
+        let note = Append::note(kind::NOTE, id.0, slot, head);
+        let note = if sync { note } else { note.unsynced() };
+        self.journal.append(note).ok()
+    }
+
+    /// A load came back without an answer.
+    pub(crate) fn retry_load(&self, mut load: Load, until: Instant) {
+        load.failures = load.failures.saturating_add(1);
+        let mut state = self.lock();
+        if load.is_wanted() {
+            state.loads.retry(load, until);
+        } else {
+            state.loads.ended();
+        }
+        drop(state);
+        self.moved_on();
+    }
+
+    /// A load came back with one.
+    pub(crate) fn end_load(&self, load: &Load, outcome: Loaded) {
+        self.lock().loads.ended();
+        load.end(outcome);
+        self.moved_on();
+    }
+
+    /// Everything that is left is told why it does not go on. `sealed` says whether the journal
+    /// has all of it.
+    pub(crate) fn settle_rest(&self, sealed: Result<(), String>) -> Rest {
+        let (told, loads, rest) = {
+            let mut state = self.lock();
+            let mut rest = Rest::default();
+            let mut told: Vec<Ended> = std::mem::take(&mut state.settling).into_values().collect();
+            let open: Vec<(TaskId, bool, bool)> = state
+                .table
+                .iter()
+                .map(|task| {
+                    let quarantined = matches!(task.status, super::table::Status::Quarantined(_));
+                    (task.id, task.durable, quarantined)
+                })
+                .collect();
+            for (id, durable, quarantined) in open {
+                let settlement = if quarantined {
+                    rest.quarantined += 1;
+                    continue;
+                } else if durable || sealed.is_ok() {
+                    rest.deferred += 1;
+                    Settlement::Deferred
+                } else {
+                    rest.undetermined += 1;
+                    Settlement::Undetermined(sealed.clone().err().unwrap_or_default())
+                };
+                if let Some(ended) = state.table.close(id, settlement) {
+                    told.push(ended);
+                }
+            }
+            let phase = crate::shutdown::Phase::Closed;
+            state.drains.all_failed(&Error::ShuttingDown { phase });
+            (told, state.loads.drain(), rest)
+        };
+        tell(told);
+        for load in loads {
+            load.end(Err(RemoteError::cancelled("GetObject")));
+        }
+        rest
+    }
+
+    pub(super) fn moved_on(&self) {
+        Totals::add(&self.totals.progress, 1);
+        self.wake_workers();
+        self.dry.notify_waiters();
+    }
+}
+
+/// What was left at the end of a shutdown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    pub deferred: u64,
+    pub undetermined: u64,
+    pub quarantined: u64,
+}
+
+fn quarantine_note(id: TaskId, cause: Cause) -> Append {
+    let head = record::encode(&Quarantine { cause });
+    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head.into())
+}
+
+/// Tells ends to whoever holds a receipt; called without locks.
+fn tell(told: Vec<Ended>) {
+    for ended in told {
+        for cell in &ended.cells {
+            cell.settle(ended.settlement.clone());
+        }
+    }
+}
+
+/// The queue as the journal's committer sees it.
+#[derive(Debug)]
+pub(crate) struct Sink(pub Arc<Queue>);
+
+impl Sink {
+    fn on_record(&self, mut take: impl FnMut(&mut State) -> Vec<Ended>) {
+        let told = take(&mut self.0.lock());
+        if !told.is_empty() {
+            tell(told);
+        }
+        self.0.moved_on();
+    }
+}
+
+impl CommitSink for Sink {
+    fn durable(&self, upto: Location) {
+        let (cells, told) = {
+            let mut state = self.0.lock();
+            let (cells, superseded) = state.table.durable(TaskId(upto));
+            for old in superseded {
+                let record = Append::end(kind::END, old.0, Bytes::from_static(&[2]));
+                if let Err(error) = self.0.journal.append(record) {
+                    // It will be superseded again after the next open.
+                    tracing::debug!(%error, task = old.0, "a superseded task stays on record");
+                }
+            }
+            let rest = state.settling.split_off(&(upto + 1));
+            let told = std::mem::replace(&mut state.settling, rest);
+            (cells, told.into_values().collect::<Vec<_>>())
+        };
+        for cell in cells {
+            cell.set_durable();
+        }
+        tell(told);
+        self.0.moved_on();
+    }
+
+    fn durable_ahead(&self, locations: &[Location]) {
+        self.on_record(|state| {
+            locations.iter().filter_map(|location| state.settling.remove(location)).collect()
+        });
+    }
+
+    fn void(&self, locations: &[Location], cause: &JournalFailure) {
+        self.gone(locations, &Settlement::Refused(cut(cause.to_string())));
+    }
+
+    fn undetermined(&self, locations: &[Location], cause: &JournalFailure) {
+        self.gone(locations, &Settlement::Undetermined(cut(cause.to_string())));
+    }
+
+    fn space(&self, short: bool) {
+        self.0.admission.disk_full(short);
+        self.0.lock().disk_full = short;
+        if short {
+            tracing::warn!(dir = %self.0.config.dir.display(), "the disk is full");
+        } else {
+            tracing::info!(dir = %self.0.config.dir.display(), "the disk has room again");
+        }
+        self.0.moved_on();
+    }
+
+    fn failed(&self, cause: &JournalFailure) {
+        tracing::error!(%cause, "the journal has failed: nothing new is taken; uploads go on");
+        self.on_record(|state| {
+            state.journal_failed = Some(cut(cause.to_string()));
+            std::mem::take(&mut state.settling).into_values().collect()
+        });
+    }
+}
+
+impl Sink {
+    /// These records are not, or may not be, on the disk. Of a task that has none: it ends. Of an
+    /// end: it is told, for it is true.
+    fn gone(&self, locations: &[Location], settlement: &Settlement) {
+        self.on_record(|state| {
+            let mut told = Vec::new();
+            // The last first: who is after a task came later, and is told the same.
+            for location in locations.iter().rev() {
+                told.extend(state.settling.remove(location));
+                let id = TaskId(*location);
+                if state.table.get(id).is_none_or(|task| task.durable) {
+                    continue;
+                }
+                let Some(ended) = state.table.end(id, settlement.clone()) else { continue };
+                let error = Error::NotUploaded {
+                    task: id,
+                    key: ended.key.to_string(),
+                    settlement: settlement.clone(),
+                };
+                state.drains.failed(ended.cover, &error);
+                told.push(ended);
+            }
+            told
+        });
+    }
+}

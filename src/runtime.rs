@@ -1,0 +1,121 @@
+//! Where our tasks and timers run.
+//!
+//! Owns: the crate's own runtime thread, or the engine's runtime where it was asked for, and the
+//! register of tasks spawned on it. Does not own: what they do.
+//!
+//! 1. The own thread lives as long as somebody holds the [`Runtime`], waits in progress included:
+//!    a timer never outlives its driver.
+//! 2. Every task is registered, so that shutdown can join it.
+
+use std::future::Future;
+use std::sync::{Arc, Weak};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Error, Result};
+use crate::io::Io;
+
+/// Which runtime drives the queue.
+#[derive(Debug, Clone, Default)]
+pub enum RunOn {
+    /// A thread of the crate's own: the engine's runtime may block or go first, and strands
+    /// nothing. The default.
+    #[default]
+    OwnThread,
+    /// The engine's runtime, whose timers must be enabled. It must outlive the queue's shutdown,
+    /// and blocking calls on any of its threads are refused with
+    /// [`Error::WouldBlockRuntime`].
+    Handle(Handle),
+}
+
+/// A runtime in use.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    handle: Handle,
+    tasks: TaskTracker,
+    /// Ends the own thread.
+    stop: CancellationToken,
+}
+
+impl Runtime {
+    pub(crate) fn start(on: &RunOn) -> Result<Arc<Self>> {
+        let stop = CancellationToken::new();
+        let handle = match on {
+            RunOn::Handle(handle) => handle.clone(),
+            RunOn::OwnThread => own_thread(stop.clone())?,
+        };
+        Ok(Arc::new(Self { handle, tasks: TaskTracker::new(), stop }))
+    }
+
+    /// Spawns a registered task.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn_on(task, &self.handle)
+    }
+
+    pub(crate) fn io(&self, threads: usize) -> Io {
+        Io::pool(self.handle.clone(), threads)
+    }
+
+    pub(crate) fn driver(self: &Arc<Self>) -> Driver {
+        Driver { handle: self.handle.clone(), runtime: Arc::downgrade(self) }
+    }
+
+    /// Tasks that have not ended.
+    pub(crate) fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn own_thread(stop: CancellationToken) -> Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("s3-writeback-io")
+        .build()
+        .map_err(|error| Error::Runtime(error.to_string()))?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("s3-writeback".to_owned())
+        .spawn(move || {
+            runtime.block_on(stop.cancelled());
+            // A thread that hangs in the disk must not hang us.
+            runtime.shutdown_background();
+        })
+        .map_err(|error| Error::Runtime(error.to_string()))?;
+    Ok(handle)
+}
+
+/// What an operation needs of the runtime: held by receipts, and so without keeping it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Driver {
+    handle: Handle,
+    runtime: Weak<Runtime>,
+}
+
+impl Driver {
+    /// The runtime, kept alive while a wait has a timer on it; `None` after it has ended.
+    pub(crate) fn enter(&self) -> Option<Arc<Runtime>> {
+        self.runtime.upgrade()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Whether the calling thread is inside this runtime.
+    pub(crate) fn is_current(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
+    }
+}

@@ -1,0 +1,254 @@
+//! Shutdown: ordered, bounded and honest.
+//!
+//! Owns: the phases, the one deadline and the report. Does not own: what the layers do: it knows
+//! them only by the verbs of [`Layers`].
+//!
+//! 1. Phases go forward only, and one coordinator walks them: whoever calls joins it.
+//! 2. No phase is waited for past its share of the deadline; what is left is reported.
+//! 3. Every caller gets the same report, however many there are and however often they ask.
+//! 4. The coordinator waits for no one who waits for it: it holds no permit, no lock and no slot.
+
+mod hold;
+mod phases;
+mod report;
+mod watchdog;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::watched::Watched;
+
+pub use hold::ShutdownHold;
+pub(crate) use hold::Holds;
+pub use phases::Phase;
+pub use report::ShutdownReport;
+pub(crate) use watchdog::Watchdog;
+
+/// The verbs by which shutdown knows the layers under it.
+pub(crate) trait Layers: Send + Sync + 'static {
+    /// Lets only holders of holds in.
+    fn close_to_all_but_holders(&self, phase: Phase);
+    /// Lets nobody in.
+    fn close(&self, phase: Phase);
+    /// Waits until nothing is left that can move by itself before `deadline`.
+    fn drained(&self, deadline: Instant) -> BoxFuture<'_, ()>;
+    /// No new request; waits until those in flight have come back.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+    /// Cuts off what is in flight.
+    fn cut(&self);
+    /// Makes all of it durable and marks it clean.
+    fn seal(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Settles every receipt; called once.
+    fn settle(&self, sealed: Result<(), String>) -> Left;
+    /// Tasks done and requests given up so far.
+    fn done(&self) -> Done;
+}
+
+/// What was left when the layers were settled.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Left {
+    pub deferred: u64,
+    pub undetermined: u64,
+    pub quarantined: u64,
+}
+
+/// Counts since open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Done {
+    pub uploaded: u64,
+    pub unknown: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    within: Option<Duration>,
+    started: Option<Instant>,
+    report: Option<Arc<ShutdownReport>>,
+}
+
+/// The shutdown of one queue.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    state: Watched<State>,
+    token: CancellationToken,
+    hurry: CancellationToken,
+    pub(crate) holds: Arc<Holds>,
+    default_within: Duration,
+}
+
+impl Shutdown {
+    /// `token` starts it; so does [`Shutdown::begin`].
+    pub(crate) fn new(token: CancellationToken, default_within: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            state: Watched::new(State {
+                phase: Phase::Running,
+                within: None,
+                started: None,
+                report: None,
+            }),
+            token,
+            hurry: CancellationToken::new(),
+            holds: Holds::new(),
+            default_within,
+        })
+    }
+
+    pub(crate) fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.state.read(|state| state.phase)
+    }
+
+    pub(crate) fn report(&self) -> Option<Arc<ShutdownReport>> {
+        self.state.read(|state| state.report.clone())
+    }
+
+    /// Starts it, or joins one that is under way; the earlier of two deadlines counts.
+    pub(crate) fn begin(&self, within: Duration) {
+        self.state.change(|state| {
+            let running = state.started.map_or(Duration::ZERO, |started| started.elapsed());
+            let asked = running.saturating_add(within);
+            state.within = Some(state.within.map_or(asked, |before| before.min(asked)));
+        });
+        self.token.cancel();
+    }
+
+    /// Moves to `Stopping` at once: what a second signal calls.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
+        self.token.cancel();
+    }
+
+    /// Waits for the report.
+    pub(crate) async fn done(&self) -> Arc<ShutdownReport> {
+        self.state.until(|state| state.report.clone()).await
+    }
+
+    /// Waits for the token, then walks the phases. Run once, as a task of its own.
+    pub(crate) async fn coordinate(&self, layers: &dyn Layers) {
+        self.token.cancelled().await;
+        let started = Instant::now();
+        self.state.change(|state| {
+            state.started = Some(started);
+            state.within.get_or_insert(self.default_within);
+        });
+        let before = layers.done();
+        let mut walk = Walk { shutdown: self, started, phases: BTreeMap::new() };
+
+        let late_holds = walk
+            .phase(Phase::Quiescing, async {
+                layers.close_to_all_but_holders(Phase::Quiescing);
+                self.holds.close();
+                let released = self.holds.released();
+                if walk_until(self, started, Phase::Quiescing, true, released).await.is_some() {
+                    return Vec::new();
+                }
+                let held = self.holds.held();
+                held.into_iter().map(|(name, since)| (name, since.elapsed())).collect()
+            })
+            .await;
+        walk.phase(Phase::Draining, async {
+            layers.close(Phase::Draining);
+            let until = started + self.over_after(Phase::Draining);
+            let drained = layers.drained(until);
+            walk_until(self, started, Phase::Draining, true, drained).await;
+        })
+        .await;
+        walk.phase(Phase::Stopping, async {
+            let stopped = walk_until(self, started, Phase::Stopping, false, layers.stop()).await;
+            if stopped.is_none() {
+                layers.cut();
+                // Cut off, they come back without waiting for anything outside.
+                walk_until(self, started, Phase::Sealing, false, layers.stop()).await;
+            }
+        })
+        .await;
+        let sealed = walk
+            .phase(Phase::Sealing, async {
+                walk_until(self, started, Phase::Sealing, false, layers.seal())
+                    .await
+                    .unwrap_or_else(|| Err("the disk did not answer in time".to_owned()))
+            })
+            .await;
+        let left = layers.settle(sealed.clone());
+        let after = layers.done();
+        let report = ShutdownReport {
+            within: self.within(),
+            took: started.elapsed(),
+            phases: walk.phases,
+            uploaded: after.uploaded - before.uploaded,
+            deferred: left.deferred,
+            unknown: after.unknown - before.unknown,
+            quarantined: left.quarantined,
+            undetermined: left.undetermined,
+            late_holds,
+            sealed: sealed.is_ok(),
+            seal_error: sealed.err(),
+        };
+        tracing::info!(took = ?report.took, deferred = report.deferred, sealed = report.sealed, "closed");
+        self.state.change(|state| {
+            state.phase = Phase::Closed;
+            state.report = Some(Arc::new(report));
+        });
+    }
+
+    fn within(&self) -> Duration {
+        self.state.read(|state| state.within).unwrap_or(self.default_within)
+    }
+
+    fn over_after(&self, phase: Phase) -> Duration {
+        phases::over_after(phase, self.within())
+    }
+}
+
+struct Walk<'a> {
+    shutdown: &'a Shutdown,
+    started: Instant,
+    phases: BTreeMap<Phase, Duration>,
+}
+
+impl Walk<'_> {
+    async fn phase<T>(&mut self, phase: Phase, work: impl Future<Output = T>) -> T {
+        self.shutdown.state.change(|state| {
+            assert!(state.phase < phase, "phases go forward only");
+            state.phase = phase;
+        });
+        tracing::info!(%phase, after = ?self.started.elapsed(), "shutdown");
+        let entered = Instant::now();
+        let result = work.await;
+        self.phases.insert(phase, entered.elapsed());
+        result
+    }
+}
+
+/// Waits for `work` until the share of `phase` is over, or somebody is in a hurry (where that cuts
+/// this phase short). The deadline may be moved forward meanwhile.
+async fn walk_until<T>(
+    shutdown: &Shutdown,
+    started: Instant,
+    phase: Phase,
+    hurries: bool,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let within = shutdown.within();
+        let until = started + phases::over_after(phase, within);
+        let moved = shutdown.state.until(|state| (state.within != Some(within)).then_some(()));
+        tokio::select! {
+            biased;
+            result = &mut work => return Some(result),
+            () = shutdown.hurry.cancelled(), if hurries => return None,
+            () = tokio::time::sleep_until(until) => return None,
+            () = moved => (),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The phases of a shutdown, and how one deadline is split between them.
+//!
+//! Owns: the order of phases and the arithmetic of deadlines, as pure functions. Does not own:
+//! what happens in a phase.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a queue is between open and closed. Phases go forward only.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Phase {
+    /// Everything is taken.
+    Running,
+    /// Nothing new is taken, except through a hold that was taken before.
+    Quiescing,
+    /// Lanes run empty.
+    Draining,
+    /// No new request to S3; those in flight get a short grace.
+    Stopping,
+    /// No request to S3: the journal is synced and marked clean.
+    Sealing,
+    /// Every receipt is settled, every task joined, every gauge zero.
+    Closed,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Quiescing => "quiescing",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Sealing => "sealing",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+/// How long after its start each phase must be over, for a shutdown that may take `within` in
+/// all. Time that a phase does not use goes to those that follow.
+///
+/// | phase | is over after | because |
+/// |---|---|---|
+/// | Quiescing | a quarter | holders were told; uploads go on meanwhile |
+/// | Draining | all but the two that follow | this is what the time is for |
+/// | Stopping | all but sealing's | a tenth, at most 2 s: requests in flight end or are given up |
+/// | Sealing | all | a tenth, at most 2 s: a sync of the journal |
+#[must_use]
+pub(crate) fn over_after(phase: Phase, within: Duration) -> Duration {
+    let tail = (within / 10).min(Duration::from_secs(2));
+    match phase {
+        Phase::Running => Duration::ZERO,
+        Phase::Quiescing => within / 4,
+        Phase::Draining => within.saturating_sub(2 * tail),
+        Phase::Stopping => within.saturating_sub(tail),
+        Phase::Sealing | Phase::Closed => within,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_grow_and_end_at_the_deadline(ms in 0u64..100_000_000) {
+            let within = Duration::from_millis(ms);
+            let phases =
+                [Phase::Quiescing, Phase::Draining, Phase::Stopping, Phase::Sealing];
+            let ends: Vec<_> = phases.iter().map(|phase| over_after(*phase, within)).collect();
+            prop_assert!(ends.is_sorted());
+            prop_assert_eq!(ends[3], within);
+            prop_assert!(ends[1] >= within * 3 / 4);
+        }
+    }
+}

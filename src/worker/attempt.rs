@@ -1,0 +1,467 @@
+//! One attempt: at an upload, a delete or a load.
+//!
+//! Owns: the order of what one attempt does. Does not own: what its outcome means (`react.rs`),
+//! or what becomes of the task (`pool.rs`).
+//!
+//! 1. What the attempt is conditional on is noted in the journal before its request goes out.
+//! 2. A request that was given up, and had a condition, is on record before its task is told so.
+//! 3. Bytes are checked against what entered before they are sent; success is said only of an
+//!    object whose checksum, where the server tells one, is ours.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::queue::body::Source;
+use crate::queue::load::{Load, Loaded};
+use crate::queue::receipt::Settlement;
+use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
+use crate::queue::task::{Action, Borrowed, Cause, Condition, KeyPolicy};
+use crate::queue::{Queue, TaskJob, Totals};
+use crate::remote::probe::Capabilities;
+use crate::remote::{
+    Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
+    attempt_deadline,
+};
+use crate::time::WallClock;
+
+use super::keys::{Keys, Makes};
+use super::parts;
+use super::react::{self, Next, Ours};
+
+/// States of a key that an attempt goes on from before it gives its slot back.
+const MAX_REBASES: u32 = 4;
+
+/// What attempts share.
+pub(crate) struct Shared {
+    pub queue: Arc<Queue>,
+    pub remote: Arc<dyn Remote>,
+    pub keys: Keys,
+    pub clock: WallClock,
+    /// Cuts requests in flight off.
+    pub cut: CancellationToken,
+    pub capabilities: OnceCell<Capabilities>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("remote", &self.remote.describe()).finish_non_exhaustive()
+    }
+}
+
+/// How an attempt came back.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    End(Settlement),
+    Quarantine(Cause),
+    /// Failed in a way that may pass.
+    Failed(RemoteError),
+    /// Nothing was sent: not before this.
+    Wait(Instant),
+    /// Cut off by shutdown.
+    Cut,
+}
+
+impl Shared {
+    fn config(&self) -> &Config {
+        self.queue.config()
+    }
+
+    pub(super) fn remote(&self) -> &dyn Remote {
+        &*self.remote
+    }
+
+    pub(super) fn deadline(&self, bytes: u64) -> Duration {
+        attempt_deadline(bytes, self.config().min_rate_bytes, self.config().attempt_floor)
+    }
+
+    /// Makes one request, within its deadline and until it is cut off.
+    pub(super) async fn request<T>(
+        &self,
+        operation: &str,
+        writes: bool,
+        bytes: u64,
+        request: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        Totals::add(&self.queue.totals.requests, 1);
+        let deadline = self.deadline(bytes);
+        let given_up = |mut error: RemoteError| {
+            if !writes {
+                error.effect = Effect::NotApplied;
+            }
+            error
+        };
+        let result = tokio::select! {
+            biased;
+            result = tokio::time::timeout(deadline, request) => match result {
+                Ok(result) => result,
+                Err(_) => Err(given_up(RemoteError::timed_out(operation, deadline))),
+            },
+            () = self.cut.cancelled() => Err(given_up(RemoteError::cancelled(operation))),
+        };
+        if let Err(RemoteError { effect: Effect::Unknown, .. }) = &result {
+            Totals::add(&self.queue.totals.unknown, 1);
+        }
+        result
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
+        self.request("HeadObject", false, 0, self.remote().head(key)).await
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn write_id(&self, job: &TaskJob) -> String {
+        format!("{}{}", self.journal_prefix(), job.id)
+    }
+
+    /// How all write ids of this directory start.
+    fn journal_prefix(&self) -> String {
+        format!("{:032x}-", self.queue.journal.journal_id())
+    }
+
+    /// Notes what is about to be sent, on what condition, and how long it may take effect.
+    fn note_started(&self, job: &TaskJob, condition: Option<&KeyState>) -> u64 {
+        let lifetime = self.config().signature_lifetime + self.deadline(job.len);
+        let lifetime = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        let expires_unix_ms = self.now_ms().saturating_add(lifetime);
+        let started = Started { condition: condition.cloned(), expires_unix_ms };
+        self.queue.note(job.id, slot::STARTED, encode(&started).into(), false);
+        expires_unix_ms
+    }
+
+    /// A request with this condition may still land.
+    fn gave_up(&self, job: &TaskJob, condition: Option<KeyState>, expires_unix_ms: u64) {
+        self.keys.forget(&job.key);
+        let Some(condition) = condition else { return };
+        let record = OutstandingRecord { key: job.key.to_string(), condition, expires_unix_ms };
+        let location = self.queue.record_outstanding(&record);
+        if let Some(replaced) = self.keys.gave_up(&record, location) {
+            self.queue.end_owner(replaced);
+        }
+    }
+
+    /// Until when the operation must wait, because it could remake a state that a given-up
+    /// request needs.
+    fn hazard(&self, job: &TaskJob, makes: Makes) -> Option<Instant> {
+        let now = self.now_ms();
+        let until = self.keys.must_wait(&job.key, makes, now)?;
+        Some(Instant::now() + Duration::from_millis(until - now))
+    }
+
+    /// Whether the server honours conditions: asked once, when it first matters.
+    async fn conditions(&self) -> Result<bool, RemoteError> {
+        let capabilities = self
+            .capabilities
+            .get_or_try_init(|| async {
+                let deadline = self.config().attempt_floor * 4;
+                let nonce = format!("{:016x}", self.now_ms() ^ self.queue.journal.durable());
+                let probe = crate::remote::probe::probe(self.remote(), &nonce, deadline);
+                tokio::select! {
+                    result = probe => result,
+                    () = self.cut.cancelled() => Err(RemoteError::cancelled("probe")),
+                }
+            })
+            .await?;
+        Ok(capabilities.honours_conditions())
+    }
+
+    pub(super) async fn attempt(&self, job: &mut TaskJob) -> Verdict {
+        let result = match job.action {
+            Action::Delete => self.delete(job).await,
+            Action::Upload | Action::UploadBorrowed(_) => self.upload(job).await,
+        };
+        match result {
+            Ok(verdict) => verdict,
+            Err(error) if self.cut.is_cancelled() => {
+                tracing::debug!(task = job.id.0, %error, "cut off by shutdown");
+                Verdict::Cut
+            }
+            Err(error) => Verdict::Failed(error),
+        }
+    }
+
+    /// The state that a write is to be conditional on; an early verdict where the key already
+    /// says how it ends.
+    async fn basis(
+        &self,
+        job: &TaskJob,
+        ours: &Ours<'_>,
+    ) -> Result<Result<Option<KeyState>, Verdict>, RemoteError> {
+        Ok(Ok(match (&job.condition, job.policy) {
+            (Some(Condition::IfAbsent { .. }), _) | (None, KeyPolicy::WriteOnce) => {
+                Some(KeyState::Absent)
+            }
+            (Some(Condition::IfMatch(etag)), _) => {
+                Some(KeyState::Object { etag: etag.clone(), size: None, checksum: None })
+            }
+            (None, KeyPolicy::Rewritable) => {
+                if !self.conditions().await? {
+                    return Ok(Err(Verdict::Quarantine(Cause::ConditionsUnsupported)));
+                }
+                match self.keys.seen(&job.key) {
+                    Some(seen) => Some(seen),
+                    None => match self.head(&job.key).await? {
+                        None => Some(KeyState::Absent),
+                        Some(found) if job.sent_before && ours.wrote(&found) => {
+                            return Ok(Err(self.uploaded(job, found)));
+                        }
+                        Some(found) => Some(react::state_of(&found)),
+                    },
+                }
+            }
+        }))
+    }
+
+    fn uploaded(&self, job: &TaskJob, info: ObjectInfo) -> Verdict {
+        if job.policy == KeyPolicy::Rewritable {
+            self.keys.saw(&job.key, react::state_of(&info));
+        }
+        Verdict::End(Settlement::Uploaded(info))
+    }
+
+    async fn upload(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
+        let source = match self.open_body(job).await {
+            Ok(source) => source,
+            Err(verdict) => return Ok(verdict),
+        };
+        let write_id = self.write_id(job);
+        let whole = source.len() < self.config().multipart_threshold;
+        let body = if whole {
+            match self.read_whole(job, &source).await {
+                Ok(body) => Some(body),
+                Err(verdict) => return Ok(verdict),
+            }
+        } else {
+            None
+        };
+        let Some(checksum) = job.checksum else {
+            return Ok(Verdict::Quarantine(Cause::LocalCorruption("no checksum".to_owned())));
+        };
+        let len = job.len;
+        let ours = Ours { write_id: &write_id, len, checksum: Some(checksum) };
+        let mut basis = match self.basis(job, &ours).await? {
+            Ok(basis) => basis,
+            Err(verdict) => return Ok(verdict),
+        };
+        let makes = Makes::Object { size: len, checksum: Some(checksum) };
+        for _ in 0..MAX_REBASES {
+            if let Some(until) = self.hazard(job, makes) {
+                return Ok(Verdict::Wait(until));
+            }
+            let condition = basis.as_ref().map(write_condition);
+            let expires = self.note_started(job, basis.as_ref());
+            let result = match &body {
+                Some(body) => {
+                    let request = PutRequest {
+                        key: job.key.to_string(),
+                        body: body.clone(),
+                        checksum,
+                        condition: condition.clone(),
+                        headers: (*job.headers).clone(),
+                        write_id: Some(write_id.clone()),
+                    };
+                    self.request("PutObject", true, len, self.remote().put(request)).await
+                }
+                None => {
+                    parts::upload(self, job, &source, checksum, condition.clone(), &write_id).await
+                }
+            };
+            let error = match result {
+                Ok(info) if ours.same_bytes(&ObjectInfo { size: len, ..info.clone() }) => {
+                    return Ok(self.uploaded(job, info));
+                }
+                Ok(info) => {
+                    // The server says yes, and holds something else: not what we call a success.
+                    let found = format!("the server's checksum is {:?}", info.checksum);
+                    RemoteError::corrupt("PutObject", &found)
+                }
+                Err(error) => error,
+            };
+            if error.effect == Effect::Unknown {
+                self.gave_up(job, basis.clone(), expires);
+                job.sent_before = true;
+            }
+            let next = match react::failed(&error, job.failures) {
+                Next::Look => {
+                    let found = self.head(&job.key).await?;
+                    react::put_conflict(
+                        &ours,
+                        found.as_ref(),
+                        job.policy,
+                        job.condition.as_ref(),
+                        job.sent_before,
+                        &self.journal_prefix(),
+                    )
+                }
+                next => next,
+            };
+            match next {
+                Next::Rebase(found) => {
+                    self.keys.saw(&job.key, found.clone());
+                    basis = Some(found);
+                }
+                Next::End(Settlement::Uploaded(info)) => return Ok(self.uploaded(job, info)),
+                Next::End(settlement) => return Ok(Verdict::End(settlement)),
+                Next::Quarantine(cause) => return Ok(Verdict::Quarantine(cause)),
+                Next::Again | Next::Look => {
+                    self.keys.forget(&job.key);
+                    return Err(error);
+                }
+            }
+        }
+        Err(RemoteError::transient("PutObject", "the key changes faster than it can be written"))
+    }
+
+    async fn delete(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
+        let deleted = || Verdict::End(Settlement::Deleted);
+        if job.policy == KeyPolicy::Rewritable && !self.conditions().await? {
+            return Ok(Verdict::Quarantine(Cause::ConditionsUnsupported));
+        }
+        let mut state = match &job.condition {
+            Some(Condition::IfMatch(etag)) => {
+                KeyState::Object { etag: etag.clone(), size: None, checksum: None }
+            }
+            _ => match self.head(&job.key).await? {
+                None => KeyState::Absent,
+                Some(found) => react::state_of(&found),
+            },
+        };
+        for _ in 0..MAX_REBASES {
+            // Also where there is nothing to delete: a write that needs the key absent may land.
+            if let Some(until) = self.hazard(job, Makes::Absent) {
+                return Ok(Verdict::Wait(until));
+            }
+            let KeyState::Object { etag, .. } = &state else {
+                self.keys.saw(&job.key, KeyState::Absent);
+                return Ok(deleted());
+            };
+            let expires = self.note_started(job, Some(&state));
+            let request = self.remote().delete(&job.key, Some(etag.clone()));
+            let error = match self.request("DeleteObject", true, 0, request).await {
+                Ok(()) => {
+                    self.keys.saw(&job.key, KeyState::Absent);
+                    return Ok(deleted());
+                }
+                Err(error) => error,
+            };
+            if error.effect == Effect::Unknown {
+                self.gave_up(job, Some(state.clone()), expires);
+                job.sent_before = true;
+            }
+            let next = match react::failed(&error, job.failures) {
+                Next::Look => {
+                    let found = self.head(&job.key).await?;
+                    react::delete_conflict(
+                        found.as_ref(),
+                        job.condition.as_ref(),
+                        job.sent_before,
+                        &self.journal_prefix(),
+                    )
+                }
+                next => next,
+            };
+            match next {
+                Next::Rebase(found) => state = found,
+                Next::End(settlement) => return Ok(Verdict::End(settlement)),
+                Next::Quarantine(cause) => return Ok(Verdict::Quarantine(cause)),
+                Next::Again | Next::Look => return Err(error),
+            }
+        }
+        Err(RemoteError::transient("DeleteObject", "the key changes faster than it can be deleted"))
+    }
+
+    /// Where the body is, once it is known to be what was submitted.
+    async fn open_body(&self, job: &mut TaskJob) -> Result<Source, Verdict> {
+        if let Action::UploadBorrowed(borrowed) = job.action.clone() {
+            self.check_borrowed(&borrowed).await?;
+        }
+        let source = self.queue.body(job).ok_or_else(|| {
+            Verdict::Quarantine(Cause::LocalCorruption("the journal has no such body".to_owned()))
+        })?;
+        if job.checksum.is_none() {
+            let reading = source.clone();
+            let read = self.queue.io.run(move || reading.checksum()).await;
+            match read.and_then(|checksum| checksum) {
+                Ok(checksum) => job.checksum = Some(checksum),
+                Err(error) => return Err(unreadable(job, &error)),
+            }
+        }
+        Ok(source)
+    }
+
+    async fn read_whole(&self, job: &TaskJob, source: &Source) -> Result<Bytes, Verdict> {
+        let len = usize::try_from(source.len()).unwrap_or(usize::MAX);
+        let body = source
+            .read(&self.queue.io, 0, len)
+            .await
+            .map_err(|error| unreadable(job, &error))?;
+        if let Action::UploadBorrowed(borrowed) = &job.action {
+            // Unchanged before and after it was read: these are the bytes that were submitted.
+            self.check_borrowed(borrowed).await?;
+        }
+        if Some(Crc64::of(&body)) != job.checksum {
+            let what = format!("checksum {:?}, expected {:?}", Crc64::of(&body), job.checksum);
+            return Err(Verdict::Quarantine(Cause::LocalCorruption(what)));
+        }
+        Ok(body)
+    }
+
+    pub(super) async fn check_borrowed(&self, borrowed: &Arc<Borrowed>) -> Result<(), Verdict> {
+        let (fs, expected) = (Arc::clone(&self.queue.fs), Arc::clone(borrowed));
+        let path = borrowed.path.clone();
+        let stat = self.queue.io.run(move || fs.stat(expected.path.as_ref())).await;
+        match stat.and_then(|stat| stat) {
+            Ok(stat) if Borrowed::new(path.clone(), &stat) == **borrowed => Ok(()),
+            Ok(_) => Err(Verdict::Quarantine(Cause::SourceChanged(path))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Verdict::Quarantine(Cause::SourceMissing(path)))
+            }
+            Err(error) => Err(local_trouble(&error)),
+        }
+    }
+
+    pub(super) async fn load(&self, load: &Load) -> Loaded {
+        let expected = load.range.map_or(self.config().multipart_threshold, |(_, len)| len);
+        let request = GetRequest { key: load.key.to_string(), range: load.range };
+        let got = self.request("GetObject", false, expected, self.remote().get(request)).await?;
+        Ok(got.map(|got| (got.body, got.info.size)))
+    }
+}
+
+pub(super) fn write_condition(state: &KeyState) -> WriteCondition {
+    match state {
+        KeyState::Absent => WriteCondition::IfAbsent,
+        KeyState::Object { etag, .. } => WriteCondition::IfMatch(etag.clone()),
+    }
+}
+
+/// The body could not be read: gone for good, or for now.
+fn unreadable(job: &TaskJob, error: &std::io::Error) -> Verdict {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    match (&job.action, error.kind()) {
+        (Action::UploadBorrowed(borrowed), NotFound) => {
+            Verdict::Quarantine(Cause::SourceMissing(borrowed.path.clone()))
+        }
+        (Action::UploadBorrowed(borrowed), UnexpectedEof) => {
+            Verdict::Quarantine(Cause::SourceChanged(borrowed.path.clone()))
+        }
+        (_, NotFound | UnexpectedEof) => {
+            Verdict::Quarantine(Cause::LocalCorruption(error.to_string()))
+        }
+        _ => local_trouble(error),
+    }
+}
+
+/// The local disk may be well again later: nothing was sent.
+fn local_trouble(error: &std::io::Error) -> Verdict {
+    Verdict::Failed(RemoteError::transient("read of the body", &error.to_string()))
+}

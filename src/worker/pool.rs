@@ -1,0 +1,180 @@
+//! The pool: one worker a slot.
+//!
+//! Owns: the workers, what they do with an attempt's verdict, and how they stop. Does not own:
+//! which job is next (the queue).
+//!
+//! 1. A worker has a slot only while it has a job; a task in back-off is with the queue.
+//! 2. A panic in an attempt ends that attempt's task, in quarantine with the panic's text; a
+//!    panic of the worker itself brings the job back and the worker is replaced at once. (In
+//!    OrioleDB a failed worker left its waiters behind for ever.)
+//! 3. Stopping: no new job; then, after a grace, requests in flight are cut off.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::queue::Job;
+use crate::queue::load::Load;
+use crate::queue::table::Slot;
+use crate::queue::task::{Cause, Lane, TaskId, cut};
+use crate::queue::{Abort, TaskJob, Totals};
+use crate::random::Random;
+use crate::remote::{Class, RemoteError};
+use crate::runtime::Runtime;
+
+use super::attempt::{Shared, Verdict};
+use super::retry;
+
+/// The workers of one queue.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    random: Random,
+    workers: TaskTracker,
+}
+
+impl Pool {
+    /// Starts all workers on `runtime`.
+    pub(crate) fn start(shared: Arc<Shared>, random: Random, runtime: &Runtime) -> Arc<Self> {
+        let pool = Arc::new(Self { shared, random, workers: TaskTracker::new() });
+        let general = pool.shared.queue.config().workers;
+        let slots = std::iter::repeat_n(Slot::General, general)
+            .chain([Slot::Reserved(Lane::Load), Slot::Reserved(Lane::Checkpoint)]);
+        for slot in slots {
+            let pool = Arc::clone(&pool);
+            let token = pool.workers.token();
+            runtime.spawn(async move {
+                let _token = token;
+                pool.work(slot).await;
+            });
+        }
+        pool.workers.close();
+        pool
+    }
+
+    /// Waits until every worker has stopped.
+    pub(crate) async fn stopped(&self) {
+        self.workers.wait().await;
+    }
+
+    /// One slot's worker, replaced as often as it panics.
+    async fn work(&self, slot: Slot) {
+        loop {
+            let run = AssertUnwindSafe(self.run(slot)).catch_unwind().await;
+            match run {
+                Ok(()) => return,
+                Err(panic) => {
+                    tracing::error!(?slot, panic = %text_of(&*panic), "a worker is replaced");
+                }
+            }
+        }
+    }
+
+    async fn run(&self, slot: Slot) {
+        while let Some(job) = self.shared.queue.next(slot).await {
+            match job {
+                Job::Task(job) => self.run_task(*job).await,
+                Job::Load(load) => self.run_load(load).await,
+                Job::Abort(abort) => self.run_abort(abort).await,
+            }
+            Totals::add(&self.shared.queue.totals.progress, 1);
+        }
+    }
+
+    async fn run_task(&self, mut job: TaskJob) {
+        let queue = &self.shared.queue;
+        // Whatever happens to this worker, the task goes back to the queue.
+        let mut back = Back { pool: self, id: Some(job.id) };
+        let verdict = AssertUnwindSafe(self.shared.attempt(&mut job)).catch_unwind().await;
+        let id = job.id;
+        match verdict {
+            Ok(Verdict::End(settlement)) => queue.settle(id, settlement),
+            Ok(Verdict::Quarantine(cause)) => queue.quarantine(id, cause),
+            Ok(Verdict::Failed(error)) => {
+                let until = self.next_try(job.failures, &error);
+                tracing::debug!(task = id.0, %error, "an attempt failed");
+                queue.retry(id, until, Some(&error), job.multipart.take());
+            }
+            Ok(Verdict::Wait(until)) => queue.retry(id, until, None, job.multipart.take()),
+            Ok(Verdict::Cut) => queue.put_back(id, job.multipart.take()),
+            Err(panic) => queue.quarantine(id, Cause::Panicked(text_of(&*panic))),
+        }
+        back.id = None;
+    }
+
+    async fn run_load(&self, load: Load) {
+        let queue = &self.shared.queue;
+        let outcome = AssertUnwindSafe(self.shared.load(&load)).catch_unwind().await;
+        match outcome {
+            Ok(Ok(found)) => queue.end_load(&load, Ok(found)),
+            Ok(Err(error))
+                if matches!(error.class, Class::Permanent | Class::Conflict)
+                    || self.shared.cut.is_cancelled() =>
+            {
+                queue.end_load(&load, Err(error));
+            }
+            Ok(Err(error)) => {
+                let until = self.next_try(load.failures, &error);
+                queue.retry_load(load, until);
+            }
+            Err(panic) => {
+                let text = text_of(&*panic);
+                queue.end_load(&load, Err(RemoteError::transient("GetObject", &text)));
+            }
+        }
+    }
+
+    async fn run_abort(&self, abort: Abort) {
+        let queue = &self.shared.queue;
+        let aborted = AssertUnwindSafe(self.shared.abort(&abort)).catch_unwind().await;
+        match aborted {
+            Ok(Ok(())) => queue.end_abort(&abort),
+            Ok(Err(error)) => {
+                tracing::debug!(key = %abort.key, %error, "a multipart upload is not aborted yet");
+                let until = self.next_try(abort.failures, &error);
+                queue.retry_abort(abort, until);
+            }
+            Err(panic) => {
+                let error = RemoteError::transient("AbortMultipartUpload", &text_of(&*panic));
+                let until = self.next_try(abort.failures, &error);
+                queue.retry_abort(abort, until);
+            }
+        }
+    }
+
+    fn next_try(&self, failures: u32, error: &RemoteError) -> Instant {
+        let config = self.shared.queue.config();
+        let ceiling =
+            retry::ceiling(failures.saturating_add(1), config.retry_base, config.retry_cap);
+        let drawn = self.random.up_to(ceiling);
+        Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
+    }
+}
+
+/// Brings a task back to the queue if its worker does not.
+struct Back<'a> {
+    pool: &'a Pool,
+    id: Option<TaskId>,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let until = Instant::now() + self.pool.shared.queue.config().retry_base;
+            let error = RemoteError::transient("worker", "the worker was lost");
+            self.pool.shared.queue.retry(id, until, Some(&error), None);
+        }
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned());
+    cut(text)
+}
