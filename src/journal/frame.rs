@@ -1,0 +1,2 @@
+//! stub
+pub(crate) const HEADER_BYTES: usize = 56;
