@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::OnDamage;
+
 const MIB: u64 = 1024 * 1024;
 
 /// How a queue behaves. `Config::new(dir)` gives the defaults; fields are public, and every
@@ -60,10 +62,18 @@ pub struct Config {
     #[serde(default = "defaults::prefix_share_percent")]
     pub prefix_share_percent: u8,
     /// How long an operation waits where its caller does not say. Default 60 s; 1 ms to 1 day.
-    #[serde(default = "defaults::op_deadline", rename = "op_deadline_ms", with = "millis")]
+    #[serde(
+        default = "defaults::op_deadline",
+        rename = "op_deadline_ms",
+        with = "millis"
+    )]
     pub op_deadline: Duration,
     /// The deadline of a shutdown that a token starts. Default 30 s; 0 to 1 day.
-    #[serde(default = "defaults::shutdown_within", rename = "shutdown_within_ms", with = "millis")]
+    #[serde(
+        default = "defaults::shutdown_within",
+        rename = "shutdown_within_ms",
+        with = "millis"
+    )]
     pub shutdown_within: Duration,
     /// Payloads up to this size live in the journal's records, larger ones in files of their own.
     /// Default 64 KiB; 0 to 1 MiB.
@@ -72,7 +82,8 @@ pub struct Config {
     /// Size of a journal segment. Default 64 MiB; 4 KiB to 1 GiB.
     #[serde(default = "defaults::segment_bytes")]
     pub segment_bytes: u32,
-    /// Whether open goes on when it finds damage in the journal. Default `Report`.
+    /// Whether open goes on when it finds damage in the journal. Default
+    /// [`OnDamage::Recover`].
     #[serde(default)]
     pub on_damage: OnDamage,
     /// Bodies from this size go up in parts. Default 16 MiB; 5 MiB to 5 GiB.
@@ -86,7 +97,11 @@ pub struct Config {
     #[serde(default = "defaults::part_concurrency")]
     pub part_concurrency: usize,
     /// The shortest deadline of one request. Default 10 s; 1 ms to 1 hour.
-    #[serde(default = "defaults::attempt_floor", rename = "attempt_floor_ms", with = "millis")]
+    #[serde(
+        default = "defaults::attempt_floor",
+        rename = "attempt_floor_ms",
+        with = "millis"
+    )]
     pub attempt_floor: Duration,
     /// The slowest link that must still work: a request with a body has at least the time that
     /// the body takes at this rate, in bytes a second, and 5 s. Default 32 KiB/s; 1 to 1 GiB/s.
@@ -94,10 +109,18 @@ pub struct Config {
     pub min_rate_bytes: u64,
     /// Back-off after the first failure, doubled by each that follows. Default 50 ms; 1 ms to
     /// `retry_cap`.
-    #[serde(default = "defaults::retry_base", rename = "retry_base_ms", with = "millis")]
+    #[serde(
+        default = "defaults::retry_base",
+        rename = "retry_base_ms",
+        with = "millis"
+    )]
     pub retry_base: Duration,
     /// The longest back-off. Default 20 s; at most 1 hour.
-    #[serde(default = "defaults::retry_cap", rename = "retry_cap_ms", with = "millis")]
+    #[serde(
+        default = "defaults::retry_cap",
+        rename = "retry_cap_ms",
+        with = "millis"
+    )]
     pub retry_cap: Duration,
     /// How long S3 may still carry out a request that was given up: the life of its signature and
     /// the skew of clocks. Default 20 min; 1 s to 1 day.
@@ -112,7 +135,11 @@ pub struct Config {
     pub crash_limit: u32,
     /// Nothing has moved for this long though there is work: a stall report is logged. Default
     /// 30 s; 10 ms to 1 hour.
-    #[serde(default = "defaults::stall_after", rename = "stall_after_ms", with = "millis")]
+    #[serde(
+        default = "defaults::stall_after",
+        rename = "stall_after_ms",
+        with = "millis"
+    )]
     pub stall_after: Duration,
     /// Threads that may wait for the disk at one time. Default 4; 1 to 64.
     #[serde(default = "defaults::io_threads")]
@@ -120,16 +147,6 @@ pub struct Config {
     /// Seeds ids and jitter; `None` asks the operating system. Default `None`.
     #[serde(default)]
     pub seed: Option<u64>,
-}
-
-/// What open does about a damaged journal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnDamage {
-    /// Recover everything else, keep the damaged bytes, report what is missing.
-    #[default]
-    Report,
-    /// Refuse to open, and change nothing.
-    Refuse,
 }
 
 mod defaults {
@@ -223,16 +240,36 @@ impl Config {
         };
         number("max_tasks", self.max_tasks, 1, 10_000_000);
         number("max_bytes", self.max_bytes, 1, 16 << 40);
-        number("max_disk_bytes", self.max_disk_bytes, 4 * u64::from(self.segment_bytes), 1 << 50);
+        number(
+            "max_disk_bytes",
+            self.max_disk_bytes,
+            4 * u64::from(self.segment_bytes),
+            1 << 50,
+        );
         number("checkpoint_tasks", self.checkpoint_tasks, 1, 100_000);
         number("checkpoint_bytes", self.checkpoint_bytes, 1, 1 << 40);
         number("max_waiters", self.max_waiters, 1, 1_000_000);
         number("max_loads", self.max_loads, 1, 100_000);
         number("workers", self.workers as u64, 1, 1024);
-        number("prefix_share_percent", u64::from(self.prefix_share_percent), 1, 100);
+        number(
+            "prefix_share_percent",
+            u64::from(self.prefix_share_percent),
+            1,
+            100,
+        );
         number("inline_bytes", u64::from(self.inline_bytes), 0, MIB);
-        number("segment_bytes", u64::from(self.segment_bytes), 4096, 1 << 30);
-        number("multipart_threshold", self.multipart_threshold, 5 * MIB, 5 << 30);
+        number(
+            "segment_bytes",
+            u64::from(self.segment_bytes),
+            4096,
+            1 << 30,
+        );
+        number(
+            "multipart_threshold",
+            self.multipart_threshold,
+            5 * MIB,
+            5 << 30,
+        );
         number("part_bytes", self.part_bytes, 5 * MIB, 5 << 30);
         number("part_concurrency", self.part_concurrency as u64, 1, 64);
         number("min_rate_bytes", self.min_rate_bytes, 1, 1 << 30);
@@ -244,7 +281,9 @@ impl Config {
         const MS: Duration = Duration::from_millis(1);
         let mut duration = |name: &str, value: Duration, min: Duration, max: Duration| {
             if !(min..=max).contains(&value) {
-                faults.push(format!("{name} = {value:?} is not within {min:?} to {max:?}"));
+                faults.push(format!(
+                    "{name} = {value:?} is not within {min:?} to {max:?}"
+                ));
             }
         };
         duration("op_deadline", self.op_deadline, MS, DAY);
@@ -252,7 +291,12 @@ impl Config {
         duration("attempt_floor", self.attempt_floor, MS, HOUR);
         duration("retry_base", self.retry_base, MS, HOUR);
         duration("retry_cap", self.retry_cap, MS, HOUR);
-        duration("signature_lifetime", self.signature_lifetime, Duration::from_secs(1), DAY);
+        duration(
+            "signature_lifetime",
+            self.signature_lifetime,
+            Duration::from_secs(1),
+            DAY,
+        );
         duration("stall_after", self.stall_after, 10 * MS, HOUR);
 
         if self.retry_base > self.retry_cap {
@@ -264,7 +308,11 @@ impl Config {
         if self.dir.as_os_str().is_empty() {
             faults.push("dir is empty".to_owned());
         }
-        if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(faults))
+        }
     }
 }
 
@@ -293,7 +341,10 @@ mod tests {
         let json = serde_json::to_string(&config).unwrap();
         assert!(json.contains("\"op_deadline_ms\":60000"));
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
-        assert_eq!(serde_json::from_str::<Config>(r#"{"dir":"q"}"#).unwrap(), config);
+        assert_eq!(
+            serde_json::from_str::<Config>(r#"{"dir":"q"}"#).unwrap(),
+            config
+        );
         assert!(serde_json::from_str::<Config>(r#"{"dir":"q","max_task":1}"#).is_err());
     }
 
@@ -308,6 +359,10 @@ mod tests {
         assert_eq!(faults.len(), 5, "{faults:?}");
         assert!(faults.contains(&"max_tasks = 0 is not within 1 to 10000000".to_owned()));
         assert!(faults.contains(&"workers = 5000 is not within 1 to 1024".to_owned()));
-        assert!(faults.iter().any(|f| f.starts_with("retry_base = 60s is above retry_cap")));
+        assert!(
+            faults
+                .iter()
+                .any(|f| f.starts_with("retry_base = 60s is above retry_cap"))
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::ConfigErrors;
+use crate::journal::JournalError;
 use crate::queue::receipt::Settlement;
 use crate::queue::task::TaskId;
 use crate::remote::RemoteError;
@@ -181,14 +182,12 @@ pub enum Error {
     #[error("a blocking call on the runtime that drives the queue would wait for itself")]
     WouldBlockRuntime,
     /// Another process, or another queue of this one, has the directory.
-    #[error("{} is in use by process {pid} on {host}", path.display())]
+    #[error("{} is in use by {holder}", path.display())]
     DirectoryInUse {
-        /// The directory.
+        /// The directory's lock.
         path: PathBuf,
-        /// Who holds it.
-        pid: u32,
-        /// On which host.
-        host: String,
+        /// Process id and host of who holds it, as that process wrote them.
+        holder: String,
     },
     /// The directory cannot be used.
     #[error("directory {}: {message}", path.display())]
@@ -201,10 +200,10 @@ pub enum Error {
         kind: io::ErrorKind,
     },
     /// A file has a version that this release cannot read.
-    #[error("{what} has version {found}; this release reads {oldest} to {newest}")]
+    #[error("{} has version {found}; this release reads {oldest} to {newest}", path.display())]
     Version {
-        /// Which format.
-        what: &'static str,
+        /// The file.
+        path: PathBuf,
         /// What was found.
         found: u32,
         /// The oldest that is read.
@@ -317,6 +316,52 @@ impl Error {
             path: path.into(),
             message: error.to_string(),
             kind: error.kind(),
+        }
+    }
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Io(failure) if failure.is_space() => {
+                Self::DiskFull { path: failure.path }
+            }
+            JournalError::Io(failure) => Self::Directory {
+                message: failure.to_string(),
+                kind: failure.source.kind(),
+                path: failure.path,
+            },
+            JournalError::Locked { path, holder } => Self::DirectoryInUse { path, holder },
+            JournalError::Version {
+                path,
+                found,
+                oldest,
+                newest,
+                ..
+            } => Self::Version {
+                path,
+                found,
+                oldest,
+                newest,
+            },
+            JournalError::Corrupt { path, text } => Self::Directory {
+                path,
+                message: text,
+                kind: io::ErrorKind::InvalidData,
+            },
+            JournalError::Damaged(_) => Self::Damaged(error.to_string()),
+            JournalError::TooLarge { what, len, max } => Self::InvalidInput {
+                what,
+                value: format!("{len} bytes"),
+                limit: format!("at most {max} bytes"),
+            },
+            JournalError::Options(text) => Self::Config(ConfigErrors(vec![text])),
+            JournalError::Closed => Self::ShuttingDown {
+                phase: crate::shutdown::Phase::Sealing,
+            },
+            JournalError::Failed(_) | JournalError::Void(_) | JournalError::Undetermined(_) => {
+                Self::JournalFailed(error.to_string())
+            }
         }
     }
 }

@@ -1,11 +1,32 @@
 //! A bounded, crash-safe write-back layer between a storage engine and S3.
 #![forbid(unsafe_code)]
 
-pub mod journal;
-pub mod remote;
-
+pub mod config;
+pub mod error;
 pub mod io;
+pub mod journal;
+mod metrics;
+pub mod op;
+pub mod queue;
+mod random;
+pub mod remote;
+mod runtime;
+pub mod shutdown;
 pub mod time;
+mod upload_queue;
+mod watched;
+mod worker;
 
 #[cfg(feature = "testing")]
 pub mod testing;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use metrics::Snapshot;
+pub use op::Op;
+pub use queue::receipt::{Receipt, Settlement};
+pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
+pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
+pub use runtime::RunOn;
+pub use shutdown::{Phase, ShutdownHold, ShutdownReport};
+pub use upload_queue::{Builder, UploadQueue};

@@ -56,7 +56,9 @@ pub struct Op<T> {
 
 impl<T> std::fmt::Debug for Op<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Op").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Op")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,6 +98,20 @@ impl<T> Op<T> {
             bound: Bound::Work,
             start: Box::new(move |deadline| Box::pin(work(deadline))),
             why: Box::new(why),
+        }
+    }
+
+    /// An operation that is already over.
+    pub(crate) fn ready(result: Result<T>) -> Self
+    where
+        T: Send + 'static,
+    {
+        Self {
+            driver: Driver::none(),
+            deadline: Duration::ZERO,
+            bound: Bound::Waiter,
+            start: Box::new(move |_| Box::pin(std::future::ready(result))),
+            why: Box::new(|| Error::WouldWait("nothing")),
         }
     }
 
@@ -178,7 +194,9 @@ pub struct Waiting<T> {
 
 impl<T> std::fmt::Debug for Waiting<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Waiting")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,10 +220,12 @@ impl<T> Future for Waiting<T> {
                 };
             };
             // The timer belongs to our runtime, whatever executor polls it.
-            let _inside = this.driver.handle().enter();
+            let _inside = this.driver.context();
             this.timer = Some((Box::pin(tokio::time::sleep(this.deadline)), runtime));
         }
-        let Some((timer, _)) = &mut this.timer else { return Poll::Pending };
+        let Some((timer, _)) = &mut this.timer else {
+            return Poll::Pending;
+        };
         match timer.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(timed_out(this.deadline, &this.why))),
             Poll::Pending => Poll::Pending,
@@ -214,7 +234,10 @@ impl<T> Future for Waiting<T> {
 }
 
 fn timed_out(waited: Duration, why: &Why) -> Error {
-    Error::TimedOut { waited, waiting_for: Box::new(why()) }
+    Error::TimedOut {
+        waited,
+        waiting_for: Box::new(why()),
+    }
 }
 
 /// A condition variable that a waker signals.
@@ -225,7 +248,10 @@ struct Parker {
 }
 
 impl Parker {
-    #[allow(clippy::disallowed_methods, reason = "a blocking wait has no runtime to ask the time")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a blocking wait has no runtime to ask the time"
+    )]
     fn start(&self) -> std::time::Instant {
         std::time::Instant::now()
     }

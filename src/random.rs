@@ -26,7 +26,9 @@ impl Random {
                 Err(_) => u64::from(std::process::id()) << 32,
             }
         });
-        Self { rng: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
+        Self {
+            rng: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
+        }
     }
 
     /// A uniformly random number.

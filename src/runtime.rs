@@ -10,7 +10,7 @@
 use std::future::Future;
 use std::sync::{Arc, Weak};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,7 +47,11 @@ impl Runtime {
             RunOn::Handle(handle) => handle.clone(),
             RunOn::OwnThread => own_thread(stop.clone())?,
         };
-        Ok(Arc::new(Self { handle, tasks: TaskTracker::new(), stop }))
+        Ok(Arc::new(Self {
+            handle,
+            tasks: TaskTracker::new(),
+            stop,
+        }))
     }
 
     /// Spawns a registered task.
@@ -64,7 +68,10 @@ impl Runtime {
     }
 
     pub(crate) fn driver(self: &Arc<Self>) -> Driver {
-        Driver { handle: self.handle.clone(), runtime: Arc::downgrade(self) }
+        Driver {
+            handle: Some(self.handle.clone()),
+            runtime: Arc::downgrade(self),
+        }
     }
 
     /// Tasks that have not ended.
@@ -100,7 +107,8 @@ fn own_thread(stop: CancellationToken) -> Result<Handle> {
 /// What an operation needs of the runtime: held by receipts, and so without keeping it alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Driver {
-    handle: Handle,
+    /// `None` for an operation that never waits.
+    handle: Option<Handle>,
     runtime: Weak<Runtime>,
 }
 
@@ -110,12 +118,22 @@ impl Driver {
         self.runtime.upgrade()
     }
 
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.handle
+    /// Enters the runtime's context: what makes timers.
+    pub(crate) fn context(&self) -> Option<EnterGuard<'_>> {
+        self.handle.as_ref().map(Handle::enter)
+    }
+
+    /// Of an operation that never waits.
+    pub(crate) const fn none() -> Self {
+        Self {
+            handle: None,
+            runtime: Weak::new(),
+        }
     }
 
     /// Whether the calling thread is inside this runtime.
     pub(crate) fn is_current(&self) -> bool {
-        Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
+        let ours = self.handle.as_ref().map(Handle::id);
+        ours.is_some() && Handle::try_current().ok().map(|current| current.id()) == ours
     }
 }

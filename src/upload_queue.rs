@@ -9,11 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, OnDamage};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::journal::fs::{Fs, OsFs};
@@ -23,11 +22,13 @@ use crate::op::Op;
 use crate::queue::admission::Asker;
 use crate::queue::receipt::Receipt;
 use crate::queue::task::{Body, Options, TaskId};
-use crate::queue::{PauseWhat, PendingTask, QuarantinedTask, Queue, Recovery, Submission, Totals};
+use crate::queue::{PauseWhat, PendingTask, QuarantinedTask, Queue, Submission, Totals};
 use crate::random::Random;
 use crate::remote::Remote;
 use crate::runtime::{Driver, RunOn, Runtime};
-use crate::shutdown::{Done, Layers, Left, Phase, Shutdown, ShutdownHold, ShutdownReport, Watchdog};
+use crate::shutdown::{
+    Done, Layers, Left, Phase, Shutdown, ShutdownHold, ShutdownReport, Watchdog,
+};
 use crate::time::WallClock;
 use crate::worker::Workers;
 
@@ -82,7 +83,9 @@ pub struct Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,17 +97,27 @@ impl Builder {
 
     /// A token whose cancellation starts an ordered shutdown with the configured deadline.
     pub fn cancelled_by(self, parent: &CancellationToken) -> Self {
-        Self { token: parent.child_token(), ..self }
+        Self {
+            token: parent.child_token(),
+            ..self
+        }
     }
 
     /// Another file system, and where its blocking calls run: for simulations.
     pub fn file_system(self, fs: Arc<dyn Fs>, io: Io) -> Self {
-        Self { fs, io: Some(io), ..self }
+        Self {
+            fs,
+            io: Some(io),
+            ..self
+        }
     }
 
     /// Another wall clock: for simulations.
     pub fn wall_clock(self, clock: WallClock) -> Self {
-        Self { clock: Some(clock), ..self }
+        Self {
+            clock: Some(clock),
+            ..self
+        }
     }
 
     /// Opens the queue: takes the directory, recovers what an earlier life left, starts the
@@ -126,23 +139,35 @@ impl Builder {
             },
         };
         let driver = runtime.driver();
-        Op::new(&driver, deadline, open(self, runtime), || Error::WouldWait("the local disk"))
+        Op::new(&driver, deadline, open(self, runtime), || {
+            Error::WouldWait("the local disk")
+        })
     }
 }
 
 async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
-    let Builder { config, remote, token, fs, io, clock, .. } = builder;
+    let Builder {
+        config,
+        remote,
+        token,
+        fs,
+        io,
+        clock,
+        ..
+    } = builder;
     let config = Arc::new(config);
     let io = io.unwrap_or_else(|| runtime.io(config.io_threads));
     let driver = runtime.driver();
-    let (journal, recovered) = open_journal(&config, &fs, &io, &driver).await?;
+    let clock = {
+        let _inside = driver.context();
+        clock.unwrap_or_else(WallClock::system)
+    };
+    let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
     // From here on nothing waits: the queue is opened whole, or the journal is dropped.
-    let queue =
-        Queue::new(Arc::clone(&config), journal.clone(), fs, io, driver.clone());
+    let queue = Queue::new(Arc::clone(&config), journal.clone(), fs, io, driver.clone());
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
-    let _inside = driver.handle().enter();
-    let clock = clock.unwrap_or_else(WallClock::system);
+    let _inside = driver.context();
     let random = Random::new(config.seed);
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
@@ -185,16 +210,17 @@ async fn open_journal(
     fs: &Arc<dyn Fs>,
     io: &Io,
     driver: &Driver,
+    clock: WallClock,
 ) -> Result<(Journal, Recovered)> {
     let mut options = JournalOptions::new(&config.dir);
     options.segment_bytes = config.segment_bytes.into();
     options.inline_bytes = config.inline_bytes.into();
     options.disk_limit = config.max_disk_bytes;
-    options.on_damage = match config.on_damage {
-        OnDamage::Report => crate::journal::OnDamage::Report,
-        OnDamage::Refuse => crate::journal::OnDamage::Refuse,
-    };
-    options.seed = config.seed;
+    options.on_damage = config.on_damage;
+    // Segment ids must not repeat from one open to the next.
+    let now = u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX);
+    options.seed = config.seed.map(|seed| seed ^ now);
+    let us = std::process::id().to_string();
     let mut tries = 0;
     loop {
         let (fs, io_too, options) = (Arc::clone(fs), io.clone(), options.clone());
@@ -204,10 +230,10 @@ async fn open_journal(
             .map_err(|error| Error::directory(&config.dir, &error))?;
         match opened.map_err(Error::from) {
             Ok(opened) => return Ok(opened),
-            Err(Error::DirectoryInUse { pid, .. }) if pid == std::process::id() && tries < 50 => {
+            Err(Error::DirectoryInUse { holder, .. }) if holder.contains(&us) && tries < 50 => {
                 tries += 1;
                 let pause = {
-                    let _inside = driver.handle().enter();
+                    let _inside = driver.context();
                     tokio::time::sleep(Duration::from_millis(20))
                 };
                 pause.await;
@@ -287,7 +313,13 @@ impl Layers for Stack {
     }
 
     fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async { self.queue.journal.seal().await.map_err(|error| error.to_string()) })
+        Box::pin(async {
+            self.queue
+                .journal
+                .seal()
+                .await
+                .map_err(|error| error.to_string())
+        })
     }
 
     fn settle(&self, sealed: Result<(), String>) -> Left {
@@ -316,21 +348,22 @@ impl UploadQueue {
             remote,
             run_on: RunOn::default(),
             token: CancellationToken::new(),
-            fs: Arc::new(OsFs::new()),
+            fs: Arc::new(OsFs),
             io: None,
             clock: None,
         }
     }
 
-    fn op<T, F>(
-        &self,
-        work: F,
-        why: impl Fn() -> Error + Send + 'static,
-    ) -> Op<T>
+    fn op<T, F>(&self, work: F, why: impl Fn() -> Error + Send + 'static) -> Op<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        Op::new(&self.inner.driver, self.inner.queue.op_deadline(), work, why)
+        Op::new(
+            &self.inner.driver,
+            self.inner.queue.op_deadline(),
+            work,
+            why,
+        )
     }
 
     /// Submits `body` under `key`. Done at admission: the receipt says when it is durable here,
@@ -394,7 +427,12 @@ impl UploadQueue {
             _ => 0,
         };
         let queue = Arc::clone(&self.inner.queue);
-        let submission = Submission { key, body, options, asker };
+        let submission = Submission {
+            key,
+            body,
+            options,
+            asker,
+        };
         let work = Arc::clone(&queue).submit(submission);
         self.op(work, move || queue.submit_refusal(lane, len))
     }
@@ -515,7 +553,9 @@ impl UploadQueue {
     /// It may have happened.
     pub fn adopt(&self) -> Op<()> {
         let queue = Arc::clone(&self.inner.queue);
-        self.op(async move { queue.adopt().await }, || Error::WouldWait("the local disk"))
+        self.op(async move { queue.adopt().await }, || {
+            Error::WouldWait("the local disk")
+        })
     }
 
     /// Makes shutdown wait (for its share of the deadline) until the hold is dropped, and lets
@@ -599,7 +639,13 @@ impl UploadQueue {
             peak_bytes: usage.peak.bytes,
             reserve_tasks: usage.reserve_used.tasks,
             admission_waiters: usage.waiters,
-            holds: inner.shutdown.holds.held().into_iter().map(|(n, s)| (n, age(s))).collect(),
+            holds: inner
+                .shutdown
+                .holds
+                .held()
+                .into_iter()
+                .map(|(n, s)| (n, age(s)))
+                .collect(),
             uploaded: Totals::read(&totals.uploaded),
             uploaded_bytes: Totals::read(&totals.uploaded_bytes),
             deleted: Totals::read(&totals.deleted),

@@ -25,7 +25,13 @@ struct Inner<S> {
 
 impl<S> Watched<S> {
     pub(crate) const fn new(value: S) -> Self {
-        Self { inner: Mutex::new(Inner { value, next: 0, wakers: Vec::new() }) }
+        Self {
+            inner: Mutex::new(Inner {
+                value,
+                next: 0,
+                wakers: Vec::new(),
+            }),
+        }
     }
 
     /// Looks at the value.
@@ -60,7 +66,11 @@ impl<S> Watched<S> {
     where
         F: FnMut(&S) -> Option<T> + Unpin,
     {
-        Until { watched: self, ready, id: None }
+        Until {
+            watched: self,
+            ready,
+            id: None,
+        }
     }
 }
 
@@ -100,7 +110,11 @@ where
 impl<S, F> Drop for Until<'_, S, F> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.watched.inner.lock().wakers.retain(|(other, _)| *other != id);
+            self.watched
+                .inner
+                .lock()
+                .wakers
+                .retain(|(other, _)| *other != id);
         }
     }
 }

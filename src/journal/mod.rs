@@ -106,7 +106,11 @@ impl Future for WaitDurable {
 
 #[allow(missing_docs, clippy::unused_async, clippy::unused_self)]
 impl Journal {
-    pub fn open(_: Arc<dyn Fs>, _: Io, _: JournalOptions) -> Result<(Self, Recovered), JournalError> {
+    pub fn open(
+        _: Arc<dyn Fs>,
+        _: Io,
+        _: JournalOptions,
+    ) -> Result<(Self, Recovered), JournalError> {
         Err(JournalError::Closed)
     }
     pub fn set_sink(&self, _: Arc<dyn CommitSink>) {}

@@ -36,11 +36,24 @@ impl Queue {
 
     /// What a task that is over leaves unfinished goes into the line; on record before the task's
     /// end is.
-    pub(super) fn abandon_upload(&self, state: &mut State, key: &Arc<str>, upload_id: Option<String>) {
-        let head = record::encode(&AbortRecord { key: key.to_string(), upload_id: upload_id.clone() });
-        let append = Append::begin(kind::ABORT, head.into(), Payload::None);
+    pub(super) fn abandon_upload(
+        &self,
+        state: &mut State,
+        key: &Arc<str>,
+        upload_id: Option<String>,
+    ) {
+        let head = record::encode(&AbortRecord {
+            key: key.to_string(),
+            upload_id: upload_id.clone(),
+        });
+        let append = Append::begin(kind::ABORT, head, Payload::None);
         let location = self.journal.append(append.unsynced()).ok();
-        state.aborts.push(Abort { key: Arc::clone(key), upload_id, location, failures: 0 });
+        state.aborts.push(Abort {
+            key: Arc::clone(key),
+            upload_id,
+            location,
+            failures: 0,
+        });
     }
 
     pub(crate) fn retry_abort(&self, mut abort: Abort, until: Instant) {

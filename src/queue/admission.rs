@@ -158,7 +158,10 @@ impl Admission {
         max_waiters: u64,
         dir: std::path::PathBuf,
     ) -> Arc<Self> {
-        let line = |max| Line { max, ..Line::default() };
+        let line = |max| Line {
+            max,
+            ..Line::default()
+        };
         Arc::new(Self {
             state: Mutex::new(State {
                 lines: [line(max), line(reserve)],
@@ -181,7 +184,11 @@ impl Admission {
         let mut state = self.state.lock();
         state.take(Pool::Common, need);
         self.publish(&state);
-        Permit { admission: Arc::clone(self), pool: Pool::Common, need }
+        Permit {
+            admission: Arc::clone(self),
+            pool: Pool::Common,
+            need,
+        }
     }
 
     /// Refuses at once what no wait would help.
@@ -195,7 +202,13 @@ impl Admission {
 
     /// Waits for room, in order.
     pub(crate) fn acquire(self: &Arc<Self>, pool: Pool, asker: Asker, need: Need) -> Acquire {
-        Acquire { admission: Arc::clone(self), pool, asker, need, ticket: None }
+        Acquire {
+            admission: Arc::clone(self),
+            pool,
+            asker,
+            need,
+            ticket: None,
+        }
     }
 
     /// Why there is no room now.
@@ -205,10 +218,15 @@ impl Admission {
             return Error::Paused("admission");
         }
         if state.disk_full && pool == Pool::Common {
-            return Error::DiskFull { path: self.dir.clone() };
+            return Error::DiskFull {
+                path: self.dir.clone(),
+            };
         }
         let line = &state.lines[pool as usize];
-        let ahead = line.waiters.values().fold(need, |sum, waiter| sum.plus(waiter.need));
+        let ahead = line
+            .waiters
+            .values()
+            .fold(need, |sum, waiter| sum.plus(waiter.need));
         let (limit, _, max) = line.used.plus(ahead).over(line.max).unwrap_or((
             Limit::Tasks,
             line.used.tasks,
@@ -224,7 +242,12 @@ impl Admission {
             .leaving_every
             .saturating_mul(turns)
             .clamp(Duration::from_millis(1), Duration::from_secs(60));
-        Error::QueueFull { limit, current, max, retry_after }
+        Error::QueueFull {
+            limit,
+            current,
+            max,
+            retry_after,
+        }
     }
 
     /// From 0 (empty) to 100 (full): one atomic load.
@@ -276,7 +299,9 @@ impl Admission {
             line.used = line.used.minus(need);
             let now = Instant::now();
             if let Some(before) = state.left_at.replace(now) {
-                let gap = now.saturating_duration_since(before).min(Duration::from_secs(60));
+                let gap = now
+                    .saturating_duration_since(before)
+                    .min(Duration::from_secs(60));
                 state.leaving_every = (state.leaving_every * 7 + gap) / 8;
             }
         });
@@ -303,7 +328,11 @@ impl Admission {
         let pressure = percent(line.used.tasks, line.max.tasks)
             .max(percent(line.used.bytes, line.max.bytes))
             .max(percent(line.used.disk, line.max.disk));
-        let pressure = if state.paused || state.disk_full { 100 } else { pressure };
+        let pressure = if state.paused || state.disk_full {
+            100
+        } else {
+            pressure
+        };
         self.pressure.store(pressure, Ordering::Relaxed);
     }
 }
@@ -349,8 +378,13 @@ impl State {
                 Vec::new()
             } else {
                 let line = &self.lines[pool as usize];
-                let lost = |waiter: &Waiter| !waiter.granted && self.open_for(waiter.asker).is_err();
-                line.waiters.iter().filter(|(_, w)| lost(w)).map(|(t, _)| *t).collect()
+                let lost =
+                    |waiter: &Waiter| !waiter.granted && self.open_for(waiter.asker).is_err();
+                line.waiters
+                    .iter()
+                    .filter(|(_, w)| lost(w))
+                    .map(|(t, _)| *t)
+                    .collect()
             };
             for ticket in tickets {
                 if let Some(waiter) = self.lines[pool as usize].waiters.remove(&ticket) {
@@ -398,7 +432,11 @@ impl Future for Acquire {
         let (pool, need) = (this.pool, this.need);
         let mut state = this.admission.state.lock();
         let granted = |admission: &Arc<Admission>| {
-            Poll::Ready(Ok(Permit { admission: Arc::clone(admission), pool, need }))
+            Poll::Ready(Ok(Permit {
+                admission: Arc::clone(admission),
+                pool,
+                need,
+            }))
         };
         let line = pool as usize;
         if let Some(ticket) = this.ticket {
@@ -431,16 +469,19 @@ impl Future for Acquire {
                 limit: Limit::Waiters,
                 current: waiting,
                 max: state.max_waiters,
-                retry_after: state.leaving_every.clamp(
-                    Duration::from_millis(1),
-                    Duration::from_secs(60),
-                ),
+                retry_after: state
+                    .leaving_every
+                    .clamp(Duration::from_millis(1), Duration::from_secs(60)),
             }));
         }
         state.next_ticket += 1;
         let ticket = state.next_ticket;
-        let waiter =
-            Waiter { need, asker: this.asker, granted: false, waker: context.waker().clone() };
+        let waiter = Waiter {
+            need,
+            asker: this.asker,
+            granted: false,
+            waker: context.waker().clone(),
+        };
         state.lines[line].waiters.insert(ticket, waiter);
         this.ticket = Some(ticket);
         Poll::Pending

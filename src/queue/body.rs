@@ -21,7 +21,11 @@ const CHUNK: usize = 256 * 1024;
 pub(crate) enum Source {
     Memory(Bytes),
     Journal(PayloadHandle),
-    File { fs: Arc<dyn Fs>, path: PathBuf, len: u64 },
+    File {
+        fs: Arc<dyn Fs>,
+        path: PathBuf,
+        len: u64,
+    },
 }
 
 impl Source {
@@ -81,13 +85,12 @@ impl Source {
         self.chunks(|offset, chunk| Ok(other.read_at(offset, chunk.len())? == chunk))
     }
 
-    fn chunks(
-        &self,
-        mut visit: impl FnMut(u64, &Bytes) -> io::Result<bool>,
-    ) -> io::Result<bool> {
+    fn chunks(&self, mut visit: impl FnMut(u64, &Bytes) -> io::Result<bool>) -> io::Result<bool> {
         let mut offset = 0;
         while offset < self.len() {
-            let len = usize::try_from(self.len() - offset).unwrap_or(CHUNK).min(CHUNK);
+            let len = usize::try_from(self.len() - offset)
+                .unwrap_or(CHUNK)
+                .min(CHUNK);
             let chunk = self.read_at(offset, len)?;
             if !visit(offset, &chunk)? {
                 return Ok(false);

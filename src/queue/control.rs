@@ -173,15 +173,28 @@ impl Queue {
                 None => return Err(Error::NoSuchTask(id)),
             }
         };
-        let need = Need { tasks: 1, bytes: len, disk: 0 };
-        let permit = self.admission.acquire(Pool::Common, Asker::Anyone, need).await?;
+        let need = Need {
+            tasks: 1,
+            bytes: len,
+            disk: 0,
+        };
+        let permit = self
+            .admission
+            .acquire(Pool::Common, Asker::Anyone, need)
+            .await?;
         let mut state = self.lock();
         self.admission.open_for(Asker::Anyone)?;
         let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
             return Err(Error::NoSuchTask(id));
         };
-        self.journal.append(Append::note(kind::NOTE, id.0, slot::QUARANTINE, Bytes::new()))?;
-        self.journal.append(Append::note(kind::NOTE, id.0, slot::CRASHES, Bytes::new()))?;
+        self.journal.append(Append::note(
+            kind::NOTE,
+            id.0,
+            slot::QUARANTINE,
+            Bytes::new(),
+        ))?;
+        self.journal
+            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, Bytes::new()))?;
         let receipt = self.receipt(id, &cell);
         drop(state);
         self.moved_on();
@@ -208,7 +221,9 @@ impl Queue {
                 return Ok(());
             }
             if let Some(task) = state.table.quarantined().find(|task| task.cover <= upto) {
-                let Status::Quarantined(cause) = &task.status else { return Ok(()) };
+                let Status::Quarantined(cause) = &task.status else {
+                    return Ok(());
+                };
                 return Err(Error::NotUploaded {
                     task: task.id,
                     key: task.key.to_string(),
@@ -219,7 +234,9 @@ impl Queue {
                 return Err(Error::Paused("uploads"));
             }
             if state.moved {
-                return Err(Error::Paused("the directory was moved or copied: adopt it first"));
+                return Err(Error::Paused(
+                    "the directory was moved or copied: adopt it first",
+                ));
             }
             state.drains.add(upto)
         };
@@ -228,8 +245,15 @@ impl Queue {
 
     /// Waits until a task of `bytes` would be admitted.
     pub(crate) async fn ready(self: Arc<Self>, bytes: u64) -> Result<()> {
-        let need = Need { tasks: 1, bytes, disk: self.journal.need(256, bytes, false) };
-        self.admission.acquire(Pool::Common, Asker::Anyone, need).await.map(drop)
+        let need = Need {
+            tasks: 1,
+            bytes,
+            disk: self.journal.need(256, bytes, false),
+        };
+        self.admission
+            .acquire(Pool::Common, Asker::Anyone, need)
+            .await
+            .map(drop)
     }
 
     /// The object at a key, or a range of it: from a body that is still here, else from S3.
@@ -319,10 +343,9 @@ impl Queue {
             quarantined,
             settling: state.settling.len(),
             loads: state.loads.len(),
-            oldest_ms: state
-                .table
-                .oldest()
-                .map_or(0, |since| since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)),
+            oldest_ms: state.table.oldest().map_or(0, |since| {
+                since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+            }),
             paused_uploads: state.paused_uploads,
             moved: state.moved,
             disk_full: state.disk_full,
@@ -341,7 +364,10 @@ impl Queue {
             let doing = match &task.status {
                 Status::Running { since } => format!("in flight for {:?}", since.elapsed()),
                 Status::Delayed { until } => {
-                    format!("in back-off for {:?}", until.saturating_duration_since(Instant::now()))
+                    format!(
+                        "in back-off for {:?}",
+                        until.saturating_duration_since(Instant::now())
+                    )
                 }
                 _ => continue,
             };
@@ -403,14 +429,25 @@ pub struct Counts {
 }
 
 fn not_quarantined(task: TaskId, state: &'static str) -> Error {
-    Error::WrongState { task, state, wanted: "a task in quarantine" }
+    Error::WrongState {
+        task,
+        state,
+        wanted: "a task in quarantine",
+    }
 }
 
 /// A range within `size` bytes.
 fn within(key: &str, range: Option<(u64, u64)>, size: u64) -> Result<(u64, u64)> {
-    let Some((from, len)) = range else { return Ok((0, size)) };
+    let Some((from, len)) = range else {
+        return Ok((0, size));
+    };
     match from.checked_add(len) {
         Some(end) if end <= size => Ok((from, len)),
-        _ => Err(Error::OutOfRange { key: key.to_owned(), from, len, size }),
+        _ => Err(Error::OutOfRange {
+            key: key.to_owned(),
+            from,
+            len,
+            size,
+        }),
     }
 }

@@ -44,14 +44,21 @@ impl Drains {
     /// those are removed here.
     pub(crate) fn add(&mut self, upto: TaskId) -> Arc<Drain> {
         self.waiting.retain(|drain| drain.strong_count() > 0);
-        let drain = Arc::new(Drain { upto, outcome: Watched::new(None) });
+        let drain = Arc::new(Drain {
+            upto,
+            outcome: Watched::new(None),
+        });
         self.waiting.push(Arc::downgrade(&drain));
         drain
     }
 
     /// `first_open` is the lowest cover that is not in S3.
     pub(crate) fn moved(&mut self, first_open: Option<TaskId>) {
-        self.end(|drain| first_open.is_none_or(|open| open > drain.upto).then_some(Ok(())));
+        self.end(|drain| {
+            first_open
+                .is_none_or(|open| open > drain.upto)
+                .then_some(Ok(()))
+        });
     }
 
     /// A task with this cover will not be in S3.
@@ -66,7 +73,9 @@ impl Drains {
 
     fn end(&mut self, outcome: impl Fn(&Drain) -> Option<Result<()>>) {
         self.waiting.retain(|drain| {
-            let Some(drain) = drain.upgrade() else { return false };
+            let Some(drain) = drain.upgrade() else {
+                return false;
+            };
             match outcome(&drain) {
                 Some(result) => {
                     drain.end(result);

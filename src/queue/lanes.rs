@@ -83,7 +83,9 @@ impl Lanes {
         loop {
             let lane = self.choose(allowed)?;
             let name = self.rings[lane.index()].pop_front()?;
-            let Some(prefix) = self.prefixes.get_mut(&name) else { continue };
+            let Some(prefix) = self.prefixes.get_mut(&name) else {
+                continue;
+            };
             prefix.in_ring[lane.index()] = false;
             if lane != Lane::Load && prefix.in_flight >= self.share {
                 // Another lane's task took the last of its share; it comes back with `ended`.
@@ -137,8 +139,9 @@ impl Lanes {
 
     fn choose(&mut self, allowed: &[Lane]) -> Option<Lane> {
         let has_work = |lane: &Lane| !self.rings[lane.index()].is_empty();
-        let with_credit =
-            allowed.iter().find(|lane| has_work(lane) && self.credits[lane.index()] > 0);
+        let with_credit = allowed
+            .iter()
+            .find(|lane| has_work(lane) && self.credits[lane.index()] > 0);
         if let Some(lane) = with_credit {
             return Some(*lane);
         }
@@ -199,7 +202,11 @@ mod tests {
         assert_eq!(all(&mut lanes), [3, 4]);
         lanes.ended("hot/x");
         lanes.ended("hot/x");
-        assert_eq!(lanes.prefixes(), 0, "nothing is remembered of prefixes without tasks");
+        assert_eq!(
+            lanes.prefixes(),
+            0,
+            "nothing is remembered of prefixes without tasks"
+        );
     }
 
     #[test]

@@ -18,7 +18,12 @@ pub(super) struct Line<T> {
 
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self { ready: VecDeque::new(), delayed: BTreeMap::new(), running: 0, next: 0 }
+        Self {
+            ready: VecDeque::new(),
+            delayed: BTreeMap::new(),
+            running: 0,
+            next: 0,
+        }
     }
 }
 

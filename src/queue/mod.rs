@@ -47,8 +47,8 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::io::Io;
-use crate::journal::Journal;
 use crate::journal::fs::Fs;
+use crate::journal::{CommitSink, Journal};
 use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, ObjectHeaders};
 use crate::runtime::Driver;
@@ -63,8 +63,8 @@ use receipt::{Cell, Receipt};
 use table::{Ended, Slot, Table};
 use task::{Action, Condition, KeyPolicy, Lane, TaskId};
 
-pub use control::{PauseWhat, PendingTask, QuarantinedTask};
-pub(crate) use recover::{OutstandingFound, Recovery};
+pub use control::{Counts, PauseWhat, PendingTask, QuarantinedTask};
+pub(crate) use recover::Recovery;
 pub(crate) use submit::Submission;
 
 /// What the queue is made of.
@@ -186,7 +186,10 @@ impl Queue {
                 Need {
                     tasks: config.checkpoint_tasks,
                     bytes: config.checkpoint_bytes,
-                    disk: config.checkpoint_bytes.saturating_mul(2).saturating_add(1 << 20),
+                    disk: config
+                        .checkpoint_bytes
+                        .saturating_mul(2)
+                        .saturating_add(1 << 20),
                 },
                 config.max_waiters,
                 config.dir.clone(),
@@ -203,6 +206,11 @@ impl Queue {
             stopped: AtomicBool::new(false),
             totals: Totals::default(),
         })
+    }
+
+    /// What the journal's committer tells us through.
+    pub(crate) fn sink(self: &Arc<Self>) -> Arc<dyn CommitSink> {
+        Arc::new(settle::Sink(Arc::clone(self)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -272,7 +280,10 @@ impl Queue {
             Slot::General => state.loads.running() <= (self.config.workers / 2).max(1),
             Slot::Reserved(lane) => lane == Lane::Load,
         };
-        if let Some(load) = for_loads.then(|| state.loads.take(now, Load::is_wanted)).flatten() {
+        if let Some(load) = for_loads
+            .then(|| state.loads.take(now, Load::is_wanted))
+            .flatten()
+        {
             if state.loads.has_ready() {
                 self.wake_workers();
             }
@@ -281,7 +292,9 @@ impl Queue {
         if slot == Slot::Reserved(Lane::Load) {
             return (None, state.loads.next_due());
         }
-        if slot == Slot::General && let Some(abort) = state.aborts.take(now, |_| true) {
+        if slot == Slot::General
+            && let Some(abort) = state.aborts.take(now, |_| true)
+        {
             return (Some(Job::Abort(abort)), None);
         }
         let job = state.table.take(slot, now).map(|task| {
@@ -303,7 +316,11 @@ impl Queue {
         if job.is_some() {
             self.wake_workers();
         }
-        let dues = [state.table.next_due(), state.loads.next_due(), state.aborts.next_due()];
+        let dues = [
+            state.table.next_due(),
+            state.loads.next_due(),
+            state.aborts.next_due(),
+        ];
         let due = dues.into_iter().flatten().min();
         (job, due)
     }
@@ -355,7 +372,8 @@ impl Queue {
                 let aborting = state.aborts.running() > 0 || state.aborts.has_ready();
                 if !settling
                     && !(aborting && !paused)
-                    && !state.table.can_move(deadline, paused, disk_full) {
+                    && !state.table.can_move(deadline, paused, disk_full)
+                {
                     return;
                 }
             }

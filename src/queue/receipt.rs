@@ -66,7 +66,9 @@ struct State {
 
 impl Cell {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Watched::new(State::default()) })
+        Arc::new(Self {
+            state: Watched::new(State::default()),
+        })
     }
 
     pub(crate) fn set_durable(&self) {
@@ -77,7 +79,11 @@ impl Cell {
     pub(crate) fn settle(&self, settlement: Settlement) -> bool {
         self.state.change(|state| {
             let first = state.settlement.is_none();
-            debug_assert!(first, "settled twice: {:?}, then {settlement:?}", state.settlement);
+            debug_assert!(
+                first,
+                "settled twice: {:?}, then {settlement:?}",
+                state.settlement
+            );
             if first {
                 state.settlement = Some(settlement);
             }
@@ -132,7 +138,9 @@ impl Receipt {
                 })
                 .await
         };
-        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the journal's next sync"))
+        Op::new(&self.driver, self.deadline, work, || {
+            Error::WouldWait("the journal's next sync")
+        })
     }
 
     /// Waits for the task's end, whatever it is.
@@ -145,7 +153,9 @@ impl Receipt {
     pub fn settled(&self) -> Op<Settlement> {
         let cell = Arc::clone(&self.cell);
         let work = async move { Ok(cell.state.until(|state| state.settlement.clone()).await) };
-        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the task's upload"))
+        Op::new(&self.driver, self.deadline, work, || {
+            Error::WouldWait("the task's upload")
+        })
     }
 
     /// How the task ended, if it has.
@@ -170,10 +180,16 @@ impl Receipt {
                 if settlement.is_in_s3() {
                     Ok(settlement)
                 } else {
-                    Err(Error::NotUploaded { task, key: String::new(), settlement })
+                    Err(Error::NotUploaded {
+                        task,
+                        key: String::new(),
+                        settlement,
+                    })
                 }
             })
         };
-        Op::new(&self.driver, self.deadline, work, || Error::WouldWait("the task's upload"))
+        Op::new(&self.driver, self.deadline, work, || {
+            Error::WouldWait("the task's upload")
+        })
     }
 }

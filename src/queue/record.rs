@@ -76,7 +76,11 @@ pub(crate) enum KeyState {
     Absent,
     /// This object. What is known of its bytes tells whether another PUT would make an equal
     /// entity tag.
-    Object { etag: ETag, size: Option<u64>, checksum: Option<Crc64> },
+    Object {
+        etag: ETag,
+        size: Option<u64>,
+        checksum: Option<Crc64>,
+    },
 }
 
 /// An attempt is about to be made.

@@ -18,7 +18,8 @@ use super::abort::Abort;
 use super::admission::Need;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord, kind, slot,
+    self, AbortRecord, ActionRecord, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord,
+    kind, slot,
 };
 use super::table::{Status, Task};
 use super::task::{Action, Cause, TaskId};
@@ -49,9 +50,10 @@ impl Queue {
             match owner.kind {
                 kind::TASK => self.recover_task(owner, recovered.clean, &mut found),
                 kind::OUTSTANDING => match record::decode::<OutstandingRecord>(&owner.head) {
-                    Some(record) => found
-                        .outstanding
-                        .push(OutstandingFound { location: Some(owner.location), record }),
+                    Some(record) => found.outstanding.push(OutstandingFound {
+                        location: Some(owner.location),
+                        record,
+                    }),
                     None => found.unreadable += 1,
                 },
                 kind::ABORT => match record::decode::<AbortRecord>(&owner.head) {
@@ -74,7 +76,10 @@ impl Queue {
     fn recover_task(&self, owner: &RecoveredOwner, clean: bool, found: &mut Recovery) {
         let id = TaskId(owner.location);
         let Some(record) = record::decode::<TaskRecord>(&owner.head) else {
-            tracing::error!(task = id.0, "a task's record cannot be read: it stays where it is");
+            tracing::error!(
+                task = id.0,
+                "a task's record cannot be read: it stays where it is"
+            );
             found.unreadable += 1;
             return;
         };
@@ -87,7 +92,11 @@ impl Queue {
             .and_then(|note| record::decode::<Quarantine>(&note.head))
             .map(|quarantine| quarantine.cause);
         let mut suspect = false;
-        if let Some(Started { condition: Some(condition), expires_unix_ms }) = &in_flight {
+        if let Some(Started {
+            condition: Some(condition),
+            expires_unix_ms,
+        }) = &in_flight
+        {
             found.outstanding.push(OutstandingFound {
                 location: None,
                 record: OutstandingRecord {
@@ -103,8 +112,8 @@ impl Queue {
             found.suspects += 1;
             self.note(id, slot::CRASHES, record::encode(&crashes).into(), true);
         }
-        let upload = note(owner, slot::MULTIPART)
-            .and_then(|note| record::decode::<Multipart>(&note.head));
+        let upload =
+            note(owner, slot::MULTIPART).and_then(|note| record::decode::<Multipart>(&note.head));
         if let Some(upload) = upload {
             let key = Arc::from(record.key.as_str());
             self.abandon_upload(&mut self.lock(), &key, upload.upload_id);
@@ -113,8 +122,14 @@ impl Queue {
         let mut status = quarantined.map_or(Status::Waiting, Status::Quarantined);
         if suspect && crashes >= self.config.crash_limit {
             let cause = Cause::CrashLoop { crashes };
-            tracing::warn!(task = id.0, crashes, "quarantined: in flight at every crash");
-            let head = record::encode(&Quarantine { cause: cause.clone() });
+            tracing::warn!(
+                task = id.0,
+                crashes,
+                "quarantined: in flight at every crash"
+            );
+            let head = record::encode(&Quarantine {
+                cause: cause.clone(),
+            });
             self.note(id, slot::QUARANTINE, head.into(), true);
             status = Status::Quarantined(cause);
             suspect = false;
@@ -124,7 +139,10 @@ impl Queue {
         self.insert_recovered(id, owner, record, status, crashes, suspect, sent);
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one caller, and a struct would be a copy of Task")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one caller, and a struct would be a copy of Task"
+    )]
     fn insert_recovered(
         &self,
         id: TaskId,
@@ -139,7 +157,9 @@ impl Queue {
         let need = Need {
             tasks: 1,
             bytes: record.len,
-            disk: self.journal.need(owner.head.len(), stored, self.journal.is_external(stored)),
+            disk: self
+                .journal
+                .need(owner.head.len(), stored, self.journal.is_external(stored)),
         };
         let permit = match status {
             Status::Quarantined(_) => None,
@@ -196,7 +216,7 @@ impl Queue {
     /// Puts a request that may still happen on record. It is not waited for: the end of the task
     /// that made it comes later in the log.
     pub(crate) fn record_outstanding(&self, record: &OutstandingRecord) -> Option<u64> {
-        let head = record::encode(record).into();
+        let head = record::encode(record);
         let append = Append::begin(kind::OUTSTANDING, head, crate::journal::Payload::None);
         self.journal.append(append.unsynced()).ok()
     }
@@ -211,5 +231,8 @@ impl Queue {
 }
 
 fn note(owner: &RecoveredOwner, slot: u8) -> Option<&RecoveredNote> {
-    owner.notes.iter().find(|note| note.slot == slot && !note.head.is_empty())
+    owner
+        .notes
+        .iter()
+        .find(|note| note.slot == slot && !note.head.is_empty())
 }

@@ -33,7 +33,9 @@ impl Queue {
             let mut state = self.lock();
             self.count(&settlement, &state, id);
             self.abandon_upload_of(&mut state, id);
-            let Some(ended) = state.table.end(id, settlement) else { return };
+            let Some(ended) = state.table.end(id, settlement) else {
+                return;
+            };
             let mut told = self.park_all(&mut state, &ended.orphaned);
             let record = Append::end(kind::END, id.0, Bytes::from_static(&[1]));
             told.extend(self.record_end(&mut state, ended, record));
@@ -49,7 +51,9 @@ impl Queue {
         let told = {
             let mut state = self.lock();
             self.abandon_upload_of(&mut state, id);
-            let Some(ended) = state.table.quarantine(id, cause.clone()) else { return };
+            let Some(ended) = state.table.quarantine(id, cause.clone()) else {
+                return;
+            };
             Totals::add(&self.totals.quarantined, 1);
             let note = quarantine_note(id, cause);
             self.record_end(&mut state, ended, note)
@@ -59,7 +63,9 @@ impl Queue {
     }
 
     fn abandon_upload_of(&self, state: &mut State, id: TaskId) {
-        let Some(task) = state.table.get_mut(id) else { return };
+        let Some(task) = state.table.get_mut(id) else {
+            return;
+        };
         if let Some(upload) = task.multipart.take() {
             let key = Arc::clone(&task.key);
             self.abandon_upload(state, &key, upload.upload_id().map(str::to_owned));
@@ -69,8 +75,12 @@ impl Queue {
     fn park_all(&self, state: &mut State, orphaned: &[TaskId]) -> Vec<Ended> {
         let mut told = Vec::new();
         for id in orphaned {
-            let Some(cause) = state.table.cause_of(*id) else { continue };
-            let Some(ended) = state.table.parked(*id, cause.clone()) else { continue };
+            let Some(cause) = state.table.cause_of(*id) else {
+                continue;
+            };
+            let Some(ended) = state.table.parked(*id, cause.clone()) else {
+                continue;
+            };
             Totals::add(&self.totals.quarantined, 1);
             told.extend(self.record_end(state, ended, quarantine_note(*id, cause)));
         }
@@ -127,7 +137,9 @@ impl Queue {
             if let Some(task) = state.table.get_mut(id) {
                 task.multipart = multipart;
             }
-            state.table.retry(id, until, error.map(|error| cut(error.to_string())));
+            state
+                .table
+                .retry(id, until, error.map(|error| cut(error.to_string())));
         }
         self.moved_on();
     }
@@ -212,7 +224,7 @@ impl Queue {
         };
         tell(told);
         for load in loads {
-            load.end(Err(RemoteError::cancelled("GetObject")));
+            load.end(Err(RemoteError::lost("GetObject").with_message("shut down")));
         }
         rest
     }
@@ -234,7 +246,7 @@ pub(crate) struct Rest {
 
 fn quarantine_note(id: TaskId, cause: Cause) -> Append {
     let head = record::encode(&Quarantine { cause });
-    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head.into())
+    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head)
 }
 
 /// Tells ends to whoever holds a receipt; called without locks.
@@ -285,7 +297,10 @@ impl CommitSink for Sink {
 
     fn durable_ahead(&self, locations: &[Location]) {
         self.on_record(|state| {
-            locations.iter().filter_map(|location| state.settling.remove(location)).collect()
+            locations
+                .iter()
+                .filter_map(|location| state.settling.remove(location))
+                .collect()
         });
     }
 
@@ -330,7 +345,9 @@ impl Sink {
                 if state.table.get(id).is_none_or(|task| task.durable) {
                     continue;
                 }
-                let Some(ended) = state.table.end(id, settlement.clone()) else { continue };
+                let Some(ended) = state.table.end(id, settlement.clone()) else {
+                    continue;
+                };
                 let error = Error::NotUploaded {
                     task: id,
                     key: ended.key.to_string(),

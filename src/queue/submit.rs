@@ -69,7 +69,11 @@ enum Admitted {
 
 impl Checked {
     const fn pool(&self) -> Pool {
-        if matches!(self.lane, Lane::Checkpoint) { Pool::Reserve } else { Pool::Common }
+        if matches!(self.lane, Lane::Checkpoint) {
+            Pool::Reserve
+        } else {
+            Pool::Common
+        }
     }
 
     fn joinable(&self) -> bool {
@@ -84,8 +88,19 @@ impl Checked {
 impl Queue {
     /// Why a submit of `need` would have to wait now.
     pub(crate) fn submit_refusal(&self, lane: Option<Lane>, len: u64) -> Error {
-        let pool = if lane == Some(Lane::Checkpoint) { Pool::Reserve } else { Pool::Common };
-        self.admission.refusal(pool, Need { tasks: 1, bytes: len, disk: 0 })
+        let pool = if lane == Some(Lane::Checkpoint) {
+            Pool::Reserve
+        } else {
+            Pool::Common
+        };
+        self.admission.refusal(
+            pool,
+            Need {
+                tasks: 1,
+                bytes: len,
+                disk: 0,
+            },
+        )
     }
 
     /// Admits a task.
@@ -101,15 +116,26 @@ impl Queue {
         }
         let external = matches!(&checked.keep, Keep::Adopt(_))
             || matches!(&checked.keep, Keep::Bytes(b) if self.journal.is_external(b.len() as u64));
-        let stored = if matches!(checked.keep, Keep::Nothing) { 0 } else { checked.len };
+        let stored = if matches!(checked.keep, Keep::Nothing) {
+            0
+        } else {
+            checked.len
+        };
         let need = Need {
             tasks: 1,
             bytes: checked.len,
             disk: self.journal.need(checked.head.len(), stored, external),
         };
-        let permit = self.admission.acquire(checked.pool(), checked.asker, need).await?;
+        let permit = self
+            .admission
+            .acquire(checked.pool(), checked.asker, need)
+            .await?;
         let (payload, memory) = self.stage(&checked.keep, external).await?;
-        let mut room = Room { permit: Some(permit), payload, memory };
+        let mut room = Room {
+            permit: Some(permit),
+            payload,
+            memory,
+        };
         let mut compared = None;
         let receipt = loop {
             match self.admit(&checked, &mut room, compared)? {
@@ -138,7 +164,12 @@ impl Queue {
 
     /// Every check that needs no room, and what they find out.
     async fn check(&self, submission: Submission) -> Result<Checked> {
-        let Submission { key, body, options, asker } = submission;
+        let Submission {
+            key,
+            body,
+            options,
+            asker,
+        } = submission;
         validate::key(&key)?;
         validate::headers(&options.headers)?;
         check_options(&options, body.is_some())?;
@@ -155,7 +186,11 @@ impl Queue {
             }
             Some(Body::Adopt(path)) => {
                 let len = self.stat(&path).await?.len;
-                let source = Source::File { fs: Arc::clone(&self.fs), path: path.clone(), len };
+                let source = Source::File {
+                    fs: Arc::clone(&self.fs),
+                    path: path.clone(),
+                    len,
+                };
                 let checksum = self
                     .io
                     .run(move || source.checksum())
@@ -174,7 +209,12 @@ impl Queue {
                     });
                 };
                 let borrowed = Borrowed::new(name.to_owned(), &stat);
-                (Action::UploadBorrowed(Arc::new(borrowed)), stat.len, None, Keep::Nothing)
+                (
+                    Action::UploadBorrowed(Arc::new(borrowed)),
+                    stat.len,
+                    None,
+                    Keep::Nothing,
+                )
             }
         };
         validate::object_size(len)?;
@@ -203,17 +243,28 @@ impl Queue {
             keep,
             head: record::encode(&record).into(),
         };
-        let bytes_only = Need { tasks: 1, bytes: checked.len, disk: 0 };
+        let bytes_only = Need {
+            tasks: 1,
+            bytes: checked.len,
+            disk: 0,
+        };
         self.admission.check(checked.pool(), bytes_only)?;
         Ok(checked)
     }
 
     async fn stat(&self, path: &Path) -> Result<crate::journal::fs::Stat> {
         let (fs, at) = (Arc::clone(&self.fs), path.to_owned());
-        match self.io.run(move || fs.stat(&at)).await.and_then(|stat| stat) {
+        match self
+            .io
+            .run(move || fs.stat(&at))
+            .await
+            .and_then(|stat| stat)
+        {
             Ok(stat) => Ok(stat),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::SourceMissing { path: path.to_owned() })
+                Err(Error::SourceMissing {
+                    path: path.to_owned(),
+                })
             }
             Err(error) => Err(Error::directory(path, &error)),
         }
@@ -230,11 +281,16 @@ impl Queue {
                 None => after.push(receipt.task),
                 Some(settlement) if settlement.is_in_s3() => (),
                 // It may be replayed: the new task is parked behind it.
-                Some(Settlement::Quarantined(_)) if self.lock().table.get(receipt.task).is_some() => {
+                Some(Settlement::Quarantined(_))
+                    if self.lock().table.get(receipt.task).is_some() =>
+                {
                     after.push(receipt.task);
                 }
                 Some(settlement) => {
-                    return Err(Error::DependencyFailed { task: receipt.task, settlement });
+                    return Err(Error::DependencyFailed {
+                        task: receipt.task,
+                        settlement,
+                    });
                 }
             }
         }
@@ -257,7 +313,10 @@ impl Queue {
             match on_key {
                 OnKey::Free => return Ok(None),
                 OnKey::Taken(pending) => {
-                    return Err(Error::KeyPending { key: checked.key.to_string(), pending });
+                    return Err(Error::KeyPending {
+                        key: checked.key.to_string(),
+                        pending,
+                    });
                 }
                 OnKey::Perhaps(id) => {
                     let memory = state.table.get(id).and_then(|task| task.memory.clone());
@@ -300,7 +359,10 @@ impl Queue {
                 Ok(Some(self.receipt(candidate, &cell)))
             }
             Some(task) if checked.options.policy == KeyPolicy::WriteOnce => {
-                Err(Error::KeyPending { key: checked.key.to_string(), pending: task.id })
+                Err(Error::KeyPending {
+                    key: checked.key.to_string(),
+                    pending: task.id,
+                })
             }
             _ => Ok(None),
         }
@@ -311,13 +373,17 @@ impl Queue {
         Ok(match keep {
             Keep::Nothing => (Payload::None, None),
             Keep::Bytes(bytes) if external => {
-                let staged = self.journal.stage(StageSource::Bytes(bytes.clone())).await?;
+                let staged = self
+                    .journal
+                    .stage(StageSource::Bytes(bytes.clone()))
+                    .await?;
                 (Payload::Staged(staged), Some(bytes.clone()))
             }
             Keep::Bytes(bytes) => (Payload::Inline(bytes.clone()), Some(bytes.clone())),
-            Keep::Adopt(path) => {
-                (Payload::Staged(self.journal.stage(StageSource::Link(path.clone())).await?), None)
-            }
+            Keep::Adopt(path) => (
+                Payload::Staged(self.journal.stage(StageSource::Link(path.clone())).await?),
+                None,
+            ),
         })
     }
 
@@ -342,7 +408,10 @@ impl Queue {
             OnKey::Perhaps(other) if Some(other) == compared => (),
             OnKey::Perhaps(other) => return Ok(Admitted::Meets(other)),
             OnKey::Taken(pending) => {
-                return Err(Error::KeyPending { key: checked.key.to_string(), pending });
+                return Err(Error::KeyPending {
+                    key: checked.key.to_string(),
+                    pending,
+                });
             }
         }
         let after = still_owed(&state, checked)?;
@@ -393,13 +462,20 @@ fn still_owed(state: &State, checked: &Checked) -> Result<Vec<TaskId>> {
             after.push(owed);
             continue;
         }
-        let receipt = checked.options.after.iter().find(|receipt| receipt.task == *id);
+        let receipt = checked
+            .options
+            .after
+            .iter()
+            .find(|receipt| receipt.task == *id);
         let settlement = receipt
             .and_then(Receipt::settlement)
             .or_else(|| state.settling_of(*id))
             .unwrap_or(Settlement::Cancelled);
         if !settlement.is_in_s3() {
-            return Err(Error::DependencyFailed { task: *id, settlement });
+            return Err(Error::DependencyFailed {
+                task: *id,
+                settlement,
+            });
         }
     }
     Ok(after)
@@ -408,28 +484,55 @@ fn still_owed(state: &State, checked: &Checked) -> Result<Vec<TaskId>> {
 impl State {
     /// How a task ended whose end is on its way to the disk.
     fn settling_of(&self, id: TaskId) -> Option<Settlement> {
-        self.settling.values().find(|ended| ended.id == id).map(|ended| ended.settlement.clone())
+        self.settling
+            .values()
+            .find(|ended| ended.id == id)
+            .map(|ended| ended.settlement.clone())
     }
 }
 
 fn check_options(options: &Options, uploads: bool) -> Result<()> {
     let bad = |what, value: String, limit: &str| {
-        Err(Error::InvalidInput { what, value, limit: limit.to_owned() })
+        Err(Error::InvalidInput {
+            what,
+            value,
+            limit: limit.to_owned(),
+        })
     };
     if options.lane == Some(Lane::Load) {
-        return bad("lane", "Load".to_owned(), "uploads and deletes go by the other lanes");
+        return bad(
+            "lane",
+            "Load".to_owned(),
+            "uploads and deletes go by the other lanes",
+        );
     }
     if options.tag.len() > MAX_TAG_BYTES {
-        return bad("tag", format!("{} bytes", options.tag.len()), "at most 256 bytes");
+        return bad(
+            "tag",
+            format!("{} bytes", options.tag.len()),
+            "at most 256 bytes",
+        );
     }
     if options.after.len() > MAX_AFTER {
-        return bad("after", format!("{} receipts", options.after.len()), "at most 1,024");
+        return bad(
+            "after",
+            format!("{} receipts", options.after.len()),
+            "at most 1,024",
+        );
     }
     if options.coalesce && options.policy == KeyPolicy::WriteOnce {
-        return bad("coalesce", "true".to_owned(), "only rewritable keys are coalesced");
+        return bad(
+            "coalesce",
+            "true".to_owned(),
+            "only rewritable keys are coalesced",
+        );
     }
     if !uploads && matches!(options.condition, Some(Condition::IfAbsent { .. })) {
-        return bad("condition", "IfAbsent".to_owned(), "a delete takes no IfAbsent");
+        return bad(
+            "condition",
+            "IfAbsent".to_owned(),
+            "a delete takes no IfAbsent",
+        );
     }
     Ok(())
 }

@@ -199,7 +199,9 @@ impl Table {
     }
 
     pub(crate) fn get_mut(&mut self, id: TaskId) -> Option<&mut Task> {
-        self.by_id.get(&id).and_then(|slot| self.tasks.get_mut(*slot))
+        self.by_id
+            .get(&id)
+            .and_then(|slot| self.tasks.get_mut(*slot))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
@@ -229,7 +231,10 @@ impl Table {
 
     /// The last task submitted on a key, whatever its state.
     pub(crate) fn last_on(&self, key: &str) -> Option<&Task> {
-        self.keys.get(key).and_then(|queue| queue.back()).and_then(|slot| self.tasks.get(*slot))
+        self.keys
+            .get(key)
+            .and_then(|queue| queue.back())
+            .and_then(|slot| self.tasks.get(*slot))
     }
 
     /// What a submit of these bytes meets on its key. `joinable` is false for a submit with a
@@ -293,7 +298,9 @@ impl Table {
         let mut superseded = Vec::new();
         while let Some(id) = self.undurable.front().copied().filter(|id| *id <= upto) {
             self.undurable.pop_front();
-            let Some(slot) = self.by_id.get(&id).copied() else { continue };
+            let Some(slot) = self.by_id.get(&id).copied() else {
+                continue;
+            };
             if let Some(task) = self.tasks.get_mut(slot) {
                 task.durable = true;
                 cells.push(Arc::clone(&task.cell));
@@ -366,17 +373,22 @@ impl Table {
 
     /// Puts a task into the lanes if nothing is in its way.
     fn reconsider(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get(slot) else { return };
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
         let first = self.keys.get(&task.key).and_then(|queue| queue.front()) == Some(&slot);
         if task.status != Status::Waiting || !task.durable || !task.after.is_empty() || !first {
             return;
         }
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         task.status = Status::Ready { ticket };
         self.ready += 1;
-        self.lanes.push(task.lane, &task.key, Entry { slot, ticket });
+        self.lanes
+            .push(task.lane, &task.key, Entry { slot, ticket });
     }
 
     /// The next task for this slot, if one may run.
@@ -437,8 +449,12 @@ impl Table {
 
     /// A worker has brought a task back: it is not in flight, and not suspect, any more.
     fn came_back(&mut self, id: TaskId) {
-        let Some(slot) = self.by_id.get(&id).copied() else { return };
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         if !matches!(task.status, Status::Running { .. }) {
             return;
         }
@@ -476,8 +492,12 @@ impl Table {
 
     /// Takes a task out of whatever it is doing, short of running.
     fn unplug(&mut self, id: TaskId) {
-        let Some(slot) = self.by_id.get(&id).copied() else { return };
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         match std::mem::replace(&mut task.status, Status::Waiting) {
             Status::Ready { .. } => {
                 self.ready -= 1;
@@ -551,7 +571,9 @@ impl Table {
     }
 
     fn leave_key(&mut self, key: &str, slot: usize) {
-        let Some(queue) = self.keys.get_mut(key) else { return };
+        let Some(queue) = self.keys.get_mut(key) else {
+            return;
+        };
         if queue.front() == Some(&slot) {
             queue.pop_front();
         } else {
@@ -577,7 +599,9 @@ impl Table {
     fn set_quarantined(&mut self, id: TaskId, cause: Cause) -> bool {
         self.came_back(id);
         self.unplug(id);
-        let Some(task) = self.get_mut(id) else { return false };
+        let Some(task) = self.get_mut(id) else {
+            return false;
+        };
         task.status = Status::Quarantined(cause);
         self.quarantined.insert(id, ());
         true
@@ -665,7 +689,8 @@ impl Table {
 
     /// Whether a task could still be taken back.
     pub(crate) fn is_idle(&self, id: TaskId) -> Option<bool> {
-        self.get(id).map(|task| !matches!(task.status, Status::Running { .. }))
+        self.get(id)
+            .map(|task| !matches!(task.status, Status::Running { .. }))
     }
 
     /// The lowest cover that is not in S3: everything before it is.
@@ -686,7 +711,13 @@ impl Table {
         let delayed = self.delayed.len();
         let quarantined = self.quarantined.len();
         let known = self.ready + self.running + delayed + quarantined;
-        [self.tasks.len().saturating_sub(known), self.ready, self.running, delayed, quarantined]
+        [
+            self.tasks.len().saturating_sub(known),
+            self.ready,
+            self.running,
+            delayed,
+            quarantined,
+        ]
     }
 }
 
@@ -697,7 +728,10 @@ impl Status {
 }
 
 fn is_valid(tasks: &Slab<Task>, entry: Entry) -> bool {
-    tasks
-        .get(entry.slot)
-        .is_some_and(|task| task.status == Status::Ready { ticket: entry.ticket })
+    tasks.get(entry.slot).is_some_and(|task| {
+        task.status
+            == Status::Ready {
+                ticket: entry.ticket,
+            }
+    })
 }

@@ -18,9 +18,7 @@ use super::receipt::Receipt;
 
 /// The durable name of a task: unique in its directory, for ever. Ids grow in the order of
 /// submission.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId(pub u64);
 
 impl fmt::Display for TaskId {
@@ -44,7 +42,12 @@ pub enum Lane {
 
 impl Lane {
     /// All lanes, in the order in which they are looked at.
-    pub const ALL: [Self; 4] = [Self::Load, Self::Checkpoint, Self::Foreground, Self::Background];
+    pub const ALL: [Self; 4] = [
+        Self::Load,
+        Self::Checkpoint,
+        Self::Foreground,
+        Self::Background,
+    ];
 
     /// Turns out of the sum of all weights that the lane gets while every lane has work.
     #[must_use]
@@ -174,7 +177,12 @@ impl Borrowed {
                 i128::try_from(before.duration().as_nanos()).map_or(i128::MIN, |nanos| -nanos)
             }
         };
-        Self { path, len: stat.len, modified_ns, inode: stat.inode }
+        Self {
+            path,
+            len: stat.len,
+            modified_ns,
+            inode: stat.inode,
+        }
     }
 }
 

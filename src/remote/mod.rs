@@ -9,7 +9,12 @@
 //! carries an [`Effect`], which is `NotApplied` or `Unknown` (the reply was lost: it may have
 //! happened, and may still happen).
 
+pub mod classify;
+pub mod deadline;
+pub mod multipart;
 pub mod outcome;
+pub mod probe;
+pub mod validate;
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

@@ -34,13 +34,18 @@ struct State {
 
 impl Holds {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Watched::new(State::default()), told: CancellationToken::new() })
+        Arc::new(Self {
+            state: Watched::new(State::default()),
+            told: CancellationToken::new(),
+        })
     }
 
     pub(crate) fn take(self: &Arc<Self>, name: &str) -> Result<ShutdownHold> {
         let id = self.state.change(|state| {
             if state.closed {
-                return Err(Error::ShuttingDown { phase: Phase::Quiescing });
+                return Err(Error::ShuttingDown {
+                    phase: Phase::Quiescing,
+                });
             }
             if state.held.len() >= MAX_HOLDS {
                 return Err(Error::InvalidInput {
@@ -50,10 +55,16 @@ impl Holds {
                 });
             }
             state.next += 1;
-            state.held.insert(state.next, (name.to_owned(), Instant::now()));
+            state
+                .held
+                .insert(state.next, (name.to_owned(), Instant::now()));
             Ok(state.next)
         })?;
-        Ok(ShutdownHold { holds: Arc::clone(self), id, token: self.told.child_token() })
+        Ok(ShutdownHold {
+            holds: Arc::clone(self),
+            id,
+            token: self.told.child_token(),
+        })
     }
 
     /// No new holds; those who have one are told.
@@ -64,12 +75,15 @@ impl Holds {
 
     /// Waits until no hold is left.
     pub(crate) async fn released(&self) {
-        self.state.until(|state| state.held.is_empty().then_some(())).await;
+        self.state
+            .until(|state| state.held.is_empty().then_some(()))
+            .await;
     }
 
     /// Who holds one, and since when.
     pub(crate) fn held(&self) -> Vec<(String, Instant)> {
-        self.state.read(|state| state.held.values().cloned().collect())
+        self.state
+            .read(|state| state.held.values().cloned().collect())
     }
 }
 

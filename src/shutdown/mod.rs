@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::watched::Watched;
 
-pub use hold::ShutdownHold;
 pub(crate) use hold::Holds;
+pub use hold::ShutdownHold;
 pub use phases::Phase;
 pub use report::ShutdownReport;
 pub(crate) use watchdog::Watchdog;
@@ -114,7 +114,9 @@ impl Shutdown {
     /// Starts it, or joins one that is under way; the earlier of two deadlines counts.
     pub(crate) fn begin(&self, within: Duration) {
         self.state.change(|state| {
-            let running = state.started.map_or(Duration::ZERO, |started| started.elapsed());
+            let running = state
+                .started
+                .map_or(Duration::ZERO, |started| started.elapsed());
             let asked = running.saturating_add(within);
             state.within = Some(state.within.map_or(asked, |before| before.min(asked)));
         });
@@ -141,18 +143,27 @@ impl Shutdown {
             state.within.get_or_insert(self.default_within);
         });
         let before = layers.done();
-        let mut walk = Walk { shutdown: self, started, phases: BTreeMap::new() };
+        let mut walk = Walk {
+            shutdown: self,
+            started,
+            phases: BTreeMap::new(),
+        };
 
         let late_holds = walk
             .phase(Phase::Quiescing, async {
                 layers.close_to_all_but_holders(Phase::Quiescing);
                 self.holds.close();
                 let released = self.holds.released();
-                if walk_until(self, started, Phase::Quiescing, true, released).await.is_some() {
+                if walk_until(self, started, Phase::Quiescing, true, released)
+                    .await
+                    .is_some()
+                {
                     return Vec::new();
                 }
                 let held = self.holds.held();
-                held.into_iter().map(|(name, since)| (name, since.elapsed())).collect()
+                held.into_iter()
+                    .map(|(name, since)| (name, since.elapsed()))
+                    .collect()
             })
             .await;
         walk.phase(Phase::Draining, async {
@@ -201,7 +212,9 @@ impl Shutdown {
     }
 
     fn within(&self) -> Duration {
-        self.state.read(|state| state.within).unwrap_or(self.default_within)
+        self.state
+            .read(|state| state.within)
+            .unwrap_or(self.default_within)
     }
 
     fn over_after(&self, phase: Phase) -> Duration {
@@ -242,7 +255,9 @@ async fn walk_until<T>(
     loop {
         let within = shutdown.within();
         let until = started + phases::over_after(phase, within);
-        let moved = shutdown.state.until(|state| (state.within != Some(within)).then_some(()));
+        let moved = shutdown
+            .state
+            .until(|state| (state.within != Some(within)).then_some(()));
         tokio::select! {
             biased;
             result = &mut work => return Some(result),

@@ -20,7 +20,11 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) const fn new(after: Duration) -> Self {
-        Self { after, last: None, reported: false }
+        Self {
+            after,
+            last: None,
+            reported: false,
+        }
     }
 
     /// How often to look.
@@ -59,12 +63,19 @@ mod tests {
             watchdog.look(progress, work, Instant::now()).is_some()
         };
         let mut reports = Vec::new();
-        for (progress, work) in
-            [(1, true); 7].into_iter().chain([(2, true); 6]).chain([(2, false); 7])
+        for (progress, work) in [(1, true); 7]
+            .into_iter()
+            .chain([(2, true); 6])
+            .chain([(2, false); 7])
         {
             reports.push(look(progress, work).await);
         }
-        let at: Vec<_> = reports.iter().enumerate().filter(|(_, r)| **r).map(|(i, _)| i).collect();
+        let at: Vec<_> = reports
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| **r)
+            .map(|(i, _)| i)
+            .collect();
         assert_eq!(at, [4, 11]);
     }
 }

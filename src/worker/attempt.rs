@@ -23,11 +23,11 @@ use crate::queue::load::{Load, Loaded};
 use crate::queue::receipt::Settlement;
 use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
 use crate::queue::task::{Action, Borrowed, Cause, Condition, KeyPolicy};
-use crate::queue::{Queue, TaskJob, Totals};
+use crate::queue::{Abort, Queue, TaskJob, Totals};
+use crate::remote::deadline::attempt_deadline;
 use crate::remote::probe::Capabilities;
 use crate::remote::{
     Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
-    attempt_deadline,
 };
 use crate::time::WallClock;
 
@@ -51,7 +51,9 @@ pub(crate) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("remote", &self.remote.describe()).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("remote", &self.remote.describe())
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +80,7 @@ impl Shared {
     }
 
     pub(super) fn deadline(&self, bytes: u64) -> Duration {
-        attempt_deadline(bytes, self.config().min_rate_bytes, self.config().attempt_floor)
+        attempt_deadline(bytes, self.config().min_rate_bytes)
     }
 
     /// Makes one request, within its deadline and until it is cut off.
@@ -101,21 +103,26 @@ impl Shared {
             biased;
             result = tokio::time::timeout(deadline, request) => match result {
                 Ok(result) => result,
-                Err(_) => Err(given_up(RemoteError::timed_out(operation, deadline))),
+                Err(_) => Err(given_up(RemoteError::timed_out(operation))),
             },
-            () = self.cut.cancelled() => Err(given_up(RemoteError::cancelled(operation))),
+            () = self.cut.cancelled() => Err(given_up(cut_off(operation))),
         };
-        if let Err(RemoteError { effect: Effect::Unknown, .. }) = &result {
+        if let Err(RemoteError {
+            effect: Effect::Unknown,
+            ..
+        }) = &result
+        {
             Totals::add(&self.queue.totals.unknown, 1);
         }
         result
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
-        self.request("HeadObject", false, 0, self.remote().head(key)).await
+        self.request("HeadObject", false, 0, self.remote().head(key))
+            .await
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -133,8 +140,12 @@ impl Shared {
         let lifetime = self.config().signature_lifetime + self.deadline(job.len);
         let lifetime = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         let expires_unix_ms = self.now_ms().saturating_add(lifetime);
-        let started = Started { condition: condition.cloned(), expires_unix_ms };
-        self.queue.note(job.id, slot::STARTED, encode(&started).into(), false);
+        let started = Started {
+            condition: condition.cloned(),
+            expires_unix_ms,
+        };
+        self.queue
+            .note(job.id, slot::STARTED, encode(&started).into(), false);
         expires_unix_ms
     }
 
@@ -142,7 +153,11 @@ impl Shared {
     fn gave_up(&self, job: &TaskJob, condition: Option<KeyState>, expires_unix_ms: u64) {
         self.keys.forget(&job.key);
         let Some(condition) = condition else { return };
-        let record = OutstandingRecord { key: job.key.to_string(), condition, expires_unix_ms };
+        let record = OutstandingRecord {
+            key: job.key.to_string(),
+            condition,
+            expires_unix_ms,
+        };
         let location = self.queue.record_outstanding(&record);
         if let Some(replaced) = self.keys.gave_up(&record, location) {
             self.queue.end_owner(replaced);
@@ -167,7 +182,7 @@ impl Shared {
                 let probe = crate::remote::probe::probe(self.remote(), &nonce, deadline);
                 tokio::select! {
                     result = probe => result,
-                    () = self.cut.cancelled() => Err(RemoteError::cancelled("probe")),
+                    () = self.cut.cancelled() => Err(cut_off("probe")),
                 }
             })
             .await?;
@@ -200,9 +215,11 @@ impl Shared {
             (Some(Condition::IfAbsent { .. }), _) | (None, KeyPolicy::WriteOnce) => {
                 Some(KeyState::Absent)
             }
-            (Some(Condition::IfMatch(etag)), _) => {
-                Some(KeyState::Object { etag: etag.clone(), size: None, checksum: None })
-            }
+            (Some(Condition::IfMatch(etag)), _) => Some(KeyState::Object {
+                etag: etag.clone(),
+                size: None,
+                checksum: None,
+            }),
             (None, KeyPolicy::Rewritable) => {
                 if !self.conditions().await? {
                     return Ok(Err(Verdict::Quarantine(Cause::ConditionsUnsupported)));
@@ -244,15 +261,24 @@ impl Shared {
             None
         };
         let Some(checksum) = job.checksum else {
-            return Ok(Verdict::Quarantine(Cause::LocalCorruption("no checksum".to_owned())));
+            return Ok(Verdict::Quarantine(Cause::LocalCorruption(
+                "no checksum".to_owned(),
+            )));
         };
         let len = job.len;
-        let ours = Ours { write_id: &write_id, len, checksum: Some(checksum) };
+        let ours = Ours {
+            write_id: &write_id,
+            len,
+            checksum: Some(checksum),
+        };
         let mut basis = match self.basis(job, &ours).await? {
             Ok(basis) => basis,
             Err(verdict) => return Ok(verdict),
         };
-        let makes = Makes::Object { size: len, checksum: Some(checksum) };
+        let makes = Makes::Object {
+            size: len,
+            checksum: Some(checksum),
+        };
         for _ in 0..MAX_REBASES {
             if let Some(until) = self.hazard(job, makes) {
                 return Ok(Verdict::Wait(until));
@@ -269,20 +295,26 @@ impl Shared {
                         headers: (*job.headers).clone(),
                         write_id: Some(write_id.clone()),
                     };
-                    self.request("PutObject", true, len, self.remote().put(request)).await
+                    self.request("PutObject", true, len, self.remote().put(request))
+                        .await
                 }
                 None => {
                     parts::upload(self, job, &source, checksum, condition.clone(), &write_id).await
                 }
             };
             let error = match result {
-                Ok(info) if ours.same_bytes(&ObjectInfo { size: len, ..info.clone() }) => {
+                Ok(info)
+                    if ours.same_bytes(&ObjectInfo {
+                        size: len,
+                        ..info.clone()
+                    }) =>
+                {
                     return Ok(self.uploaded(job, info));
                 }
                 Ok(info) => {
                     // The server says yes, and holds something else: not what we call a success.
                     let found = format!("the server's checksum is {:?}", info.checksum);
-                    RemoteError::corrupt("PutObject", &found)
+                    RemoteError::lost("PutObject").with_message(&found)
                 }
                 Err(error) => error,
             };
@@ -318,7 +350,8 @@ impl Shared {
                 }
             }
         }
-        Err(RemoteError::transient("PutObject", "the key changes faster than it can be written"))
+        Err(RemoteError::transient("PutObject")
+            .with_message("the key changes faster than it can be written"))
     }
 
     async fn delete(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
@@ -327,9 +360,11 @@ impl Shared {
             return Ok(Verdict::Quarantine(Cause::ConditionsUnsupported));
         }
         let mut state = match &job.condition {
-            Some(Condition::IfMatch(etag)) => {
-                KeyState::Object { etag: etag.clone(), size: None, checksum: None }
-            }
+            Some(Condition::IfMatch(etag)) => KeyState::Object {
+                etag: etag.clone(),
+                size: None,
+                checksum: None,
+            },
             _ => match self.head(&job.key).await? {
                 None => KeyState::Absent,
                 Some(found) => react::state_of(&found),
@@ -376,7 +411,8 @@ impl Shared {
                 Next::Again | Next::Look => return Err(error),
             }
         }
-        Err(RemoteError::transient("DeleteObject", "the key changes faster than it can be deleted"))
+        Err(RemoteError::transient("DeleteObject")
+            .with_message("the key changes faster than it can be deleted"))
     }
 
     /// Where the body is, once it is known to be what was submitted.
@@ -385,7 +421,9 @@ impl Shared {
             self.check_borrowed(&borrowed).await?;
         }
         let source = self.queue.body(job).ok_or_else(|| {
-            Verdict::Quarantine(Cause::LocalCorruption("the journal has no such body".to_owned()))
+            Verdict::Quarantine(Cause::LocalCorruption(
+                "the journal has no such body".to_owned(),
+            ))
         })?;
         if job.checksum.is_none() {
             let reading = source.clone();
@@ -409,7 +447,11 @@ impl Shared {
             self.check_borrowed(borrowed).await?;
         }
         if Some(Crc64::of(&body)) != job.checksum {
-            let what = format!("checksum {:?}, expected {:?}", Crc64::of(&body), job.checksum);
+            let what = format!(
+                "checksum {:?}, expected {:?}",
+                Crc64::of(&body),
+                job.checksum
+            );
             return Err(Verdict::Quarantine(Cause::LocalCorruption(what)));
         }
         Ok(body)
@@ -418,7 +460,11 @@ impl Shared {
     pub(super) async fn check_borrowed(&self, borrowed: &Arc<Borrowed>) -> Result<(), Verdict> {
         let (fs, expected) = (Arc::clone(&self.queue.fs), Arc::clone(borrowed));
         let path = borrowed.path.clone();
-        let stat = self.queue.io.run(move || fs.stat(expected.path.as_ref())).await;
+        let stat = self
+            .queue
+            .io
+            .run(move || fs.stat(expected.path.as_ref()))
+            .await;
         match stat.and_then(|stat| stat) {
             Ok(stat) if Borrowed::new(path.clone(), &stat) == **borrowed => Ok(()),
             Ok(_) => Err(Verdict::Quarantine(Cause::SourceChanged(path))),
@@ -429,10 +475,36 @@ impl Shared {
         }
     }
 
+    pub(super) async fn abort(&self, abort: &Abort) -> Result<(), RemoteError> {
+        let ids = match &abort.upload_id {
+            Some(id) => vec![id.clone()],
+            None => {
+                let request = self.remote().list_multipart(&abort.key);
+                let listed = self
+                    .request("ListMultipartUploads", false, 0, request)
+                    .await?;
+                listed.into_iter().map(|upload| upload.upload_id).collect()
+            }
+        };
+        for id in ids {
+            let request = self.remote().abort_multipart(&abort.key, &id);
+            self.request("AbortMultipartUpload", false, 0, request)
+                .await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn load(&self, load: &Load) -> Loaded {
-        let expected = load.range.map_or(self.config().multipart_threshold, |(_, len)| len);
-        let request = GetRequest { key: load.key.to_string(), range: load.range };
-        let got = self.request("GetObject", false, expected, self.remote().get(request)).await?;
+        let expected = load
+            .range
+            .map_or(self.config().multipart_threshold, |(_, len)| len);
+        let request = GetRequest {
+            key: load.key.to_string(),
+            range: load.range,
+        };
+        let got = self
+            .request("GetObject", false, expected, self.remote().get(request))
+            .await?;
         Ok(got.map(|got| (got.body, got.info.size)))
     }
 }
@@ -463,5 +535,10 @@ fn unreadable(job: &TaskJob, error: &std::io::Error) -> Verdict {
 
 /// The local disk may be well again later: nothing was sent.
 fn local_trouble(error: &std::io::Error) -> Verdict {
-    Verdict::Failed(RemoteError::transient("read of the body", &error.to_string()))
+    Verdict::Failed(RemoteError::transient("read of the body").with_message(&error.to_string()))
+}
+
+/// Shutdown did not wait for the answer.
+pub(crate) fn cut_off(operation: &str) -> RemoteError {
+    RemoteError::lost(operation).with_message("cut off by shutdown")
 }

@@ -55,7 +55,14 @@ impl Makes {
     fn could_be(self, condition: &KeyState) -> bool {
         match (self, condition) {
             (Self::Absent, KeyState::Absent) => true,
-            (Self::Object { size, checksum }, KeyState::Object { size: s, checksum: c, .. }) => {
+            (
+                Self::Object { size, checksum },
+                KeyState::Object {
+                    size: s,
+                    checksum: c,
+                    ..
+                },
+            ) => {
                 s.is_none_or(|s| s == size) && (checksum.is_none() || c.is_none() || checksum == *c)
             }
             _ => false,
@@ -92,13 +99,18 @@ impl Keys {
     /// this one replaces.
     pub(crate) fn gave_up(&self, record: &OutstandingRecord, location: Option<u64>) -> Option<u64> {
         let mut state = self.state.lock();
-        let list = state.outstanding.entry(Arc::from(record.key.as_str())).or_default();
-        let same = list.iter_mut().find(|other| other.condition == record.condition);
+        let list = state
+            .outstanding
+            .entry(Arc::from(record.key.as_str()))
+            .or_default();
+        let same = list
+            .iter_mut()
+            .find(|other| other.condition == record.condition);
         if let Some(other) = same {
             if other.expires_unix_ms <= record.expires_unix_ms || other.location.is_none() {
                 other.expires_unix_ms = other.expires_unix_ms.max(record.expires_unix_ms);
-                return std::mem::replace(&mut other.location, location.or(other.location))
-                    .filter(|replaced| Some(*replaced) != other.location);
+                let Some(new) = location else { return None };
+                return other.location.replace(new);
             }
             return location;
         }
@@ -150,26 +162,55 @@ mod tests {
     use super::*;
 
     fn object(etag: &str, size: u64, checksum: u64) -> KeyState {
-        KeyState::Object { etag: ETag(etag.to_owned()), size: Some(size), checksum: Some(Crc64(checksum)) }
+        KeyState::Object {
+            etag: ETag(etag.to_owned()),
+            size: Some(size),
+            checksum: Some(Crc64(checksum)),
+        }
     }
 
     fn given_up(condition: KeyState, expires_unix_ms: u64) -> OutstandingRecord {
-        OutstandingRecord { key: "k".to_owned(), condition, expires_unix_ms }
+        OutstandingRecord {
+            key: "k".to_owned(),
+            condition,
+            expires_unix_ms,
+        }
     }
 
     #[test]
     fn an_operation_waits_while_it_could_remake_the_state_a_late_request_needs() {
         let keys = Keys::default();
-        assert_eq!(keys.gave_up(&given_up(object("a", 1, 11), 1000), Some(5)), None);
-        let put = |size, crc: u64| Makes::Object { size, checksum: Some(Crc64(crc)) };
-        assert_eq!(keys.must_wait("k", put(1, 11), 0), Some(1000), "equal bytes, equal tag");
+        assert_eq!(
+            keys.gave_up(&given_up(object("a", 1, 11), 1000), Some(5)),
+            None
+        );
+        let put = |size, crc: u64| Makes::Object {
+            size,
+            checksum: Some(Crc64(crc)),
+        };
+        assert_eq!(
+            keys.must_wait("k", put(1, 11), 0),
+            Some(1000),
+            "equal bytes, equal tag"
+        );
         assert_eq!(keys.must_wait("k", put(1, 12), 0), None);
         assert_eq!(keys.must_wait("k", put(2, 11), 0), None);
-        let unknown = Makes::Object { size: 1, checksum: None };
-        assert_eq!(keys.must_wait("k", unknown, 0), Some(1000), "what is not known may be equal");
+        let unknown = Makes::Object {
+            size: 1,
+            checksum: None,
+        };
+        assert_eq!(
+            keys.must_wait("k", unknown, 0),
+            Some(1000),
+            "what is not known may be equal"
+        );
         assert_eq!(keys.must_wait("k", Makes::Absent, 0), None);
         assert_eq!(keys.must_wait("other", put(1, 11), 0), None);
-        assert_eq!(keys.must_wait("k", put(1, 11), 1000), None, "its signature has expired");
+        assert_eq!(
+            keys.must_wait("k", put(1, 11), 1000),
+            None,
+            "its signature has expired"
+        );
         keys.gave_up(&given_up(KeyState::Absent, 2000), Some(6));
         assert_eq!(keys.must_wait("k", Makes::Absent, 0), Some(2000));
         assert_eq!(keys.expire(1000), [5]);
@@ -181,8 +222,14 @@ mod tests {
     fn the_same_condition_is_remembered_once_with_the_later_expiry() {
         let keys = Keys::default();
         assert_eq!(keys.gave_up(&given_up(KeyState::Absent, 10), Some(1)), None);
-        assert_eq!(keys.gave_up(&given_up(KeyState::Absent, 20), Some(2)), Some(1));
-        assert_eq!(keys.gave_up(&given_up(KeyState::Absent, 15), Some(3)), Some(3));
+        assert_eq!(
+            keys.gave_up(&given_up(KeyState::Absent, 20), Some(2)),
+            Some(1)
+        );
+        assert_eq!(
+            keys.gave_up(&given_up(KeyState::Absent, 15), Some(3)),
+            Some(3)
+        );
         assert_eq!(keys.outstanding(), 1);
         assert_eq!(keys.must_wait("k", Makes::Absent, 0), Some(20));
     }

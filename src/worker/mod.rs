@@ -56,7 +56,9 @@ impl Workers {
         let keys = Keys::default();
         for outstanding in found.outstanding {
             let record = &outstanding.record;
-            let location = outstanding.location.or_else(|| queue.record_outstanding(record));
+            let location = outstanding
+                .location
+                .or_else(|| queue.record_outstanding(record));
             if let Some(replaced) = keys.gave_up(record, location) {
                 queue.end_owner(replaced);
             }

@@ -39,7 +39,11 @@ pub(crate) struct Pool {
 impl Pool {
     /// Starts all workers on `runtime`.
     pub(crate) fn start(shared: Arc<Shared>, random: Random, runtime: &Runtime) -> Arc<Self> {
-        let pool = Arc::new(Self { shared, random, workers: TaskTracker::new() });
+        let pool = Arc::new(Self {
+            shared,
+            random,
+            workers: TaskTracker::new(),
+        });
         let general = pool.shared.queue.config().workers;
         let slots = std::iter::repeat_n(Slot::General, general)
             .chain([Slot::Reserved(Lane::Load), Slot::Reserved(Lane::Checkpoint)]);
@@ -87,8 +91,13 @@ impl Pool {
     async fn run_task(&self, mut job: TaskJob) {
         let queue = &self.shared.queue;
         // Whatever happens to this worker, the task goes back to the queue.
-        let mut back = Back { pool: self, id: Some(job.id) };
-        let verdict = AssertUnwindSafe(self.shared.attempt(&mut job)).catch_unwind().await;
+        let mut back = Back {
+            pool: self,
+            id: Some(job.id),
+        };
+        let verdict = AssertUnwindSafe(self.shared.attempt(&mut job))
+            .catch_unwind()
+            .await;
         let id = job.id;
         match verdict {
             Ok(Verdict::End(settlement)) => queue.settle(id, settlement),
@@ -107,7 +116,9 @@ impl Pool {
 
     async fn run_load(&self, load: Load) {
         let queue = &self.shared.queue;
-        let outcome = AssertUnwindSafe(self.shared.load(&load)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(self.shared.load(&load))
+            .catch_unwind()
+            .await;
         match outcome {
             Ok(Ok(found)) => queue.end_load(&load, Ok(found)),
             Ok(Err(error))
@@ -122,14 +133,19 @@ impl Pool {
             }
             Err(panic) => {
                 let text = text_of(&*panic);
-                queue.end_load(&load, Err(RemoteError::transient("GetObject", &text)));
+                queue.end_load(
+                    &load,
+                    Err(RemoteError::transient("GetObject").with_message(&text)),
+                );
             }
         }
     }
 
     async fn run_abort(&self, abort: Abort) {
         let queue = &self.shared.queue;
-        let aborted = AssertUnwindSafe(self.shared.abort(&abort)).catch_unwind().await;
+        let aborted = AssertUnwindSafe(self.shared.abort(&abort))
+            .catch_unwind()
+            .await;
         match aborted {
             Ok(Ok(())) => queue.end_abort(&abort),
             Ok(Err(error)) => {
@@ -138,7 +154,8 @@ impl Pool {
                 queue.retry_abort(abort, until);
             }
             Err(panic) => {
-                let error = RemoteError::transient("AbortMultipartUpload", &text_of(&*panic));
+                let error =
+                    RemoteError::transient("AbortMultipartUpload").with_message(&text_of(&*panic));
                 let until = self.next_try(abort.failures, &error);
                 queue.retry_abort(abort, until);
             }
@@ -147,8 +164,11 @@ impl Pool {
 
     fn next_try(&self, failures: u32, error: &RemoteError) -> Instant {
         let config = self.shared.queue.config();
-        let ceiling =
-            retry::ceiling(failures.saturating_add(1), config.retry_base, config.retry_cap);
+        let ceiling = retry::ceiling(
+            failures.saturating_add(1),
+            config.retry_base,
+            config.retry_cap,
+        );
         let drawn = self.random.up_to(ceiling);
         Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
     }
@@ -164,7 +184,7 @@ impl Drop for Back<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let until = Instant::now() + self.pool.shared.queue.config().retry_base;
-            let error = RemoteError::transient("worker", "the worker was lost");
+            let error = RemoteError::transient("worker").with_message("the worker was lost");
             self.pool.shared.queue.retry(id, until, Some(&error), None);
         }
     }

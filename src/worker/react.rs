@@ -95,8 +95,12 @@ pub(super) fn put_conflict(
         }
     }
     match (condition, policy) {
-        (Some(Condition::IfAbsent { same_is_ok: true }), _) if found.is_some_and(|f| ours.proven_same(f)) => {
-            found.map_or(Next::Again, |found| Next::End(Settlement::Uploaded(found.clone())))
+        (Some(Condition::IfAbsent { same_is_ok: true }), _)
+            if found.is_some_and(|f| ours.proven_same(f)) =>
+        {
+            found.map_or(Next::Again, |found| {
+                Next::End(Settlement::Uploaded(found.clone()))
+            })
         }
         // Its object went away between the two requests.
         (Some(Condition::IfAbsent { .. }), _) if found.is_none() => Next::Again,
@@ -109,9 +113,9 @@ pub(super) fn put_conflict(
             None => Next::Rebase(KeyState::Absent),
             // An earlier write of ours landed late; we go on from it.
             Some(found) if is_from(found, journal) => Next::Rebase(state_of(found)),
-            Some(found) => {
-                Next::Quarantine(Cause::ForeignWrite { found: Some(found.etag.clone()) })
-            }
+            Some(found) => Next::Quarantine(Cause::ForeignWrite {
+                found: Some(found.etag.clone()),
+            }),
         },
     }
 }
@@ -129,15 +133,18 @@ pub(super) fn delete_conflict(
         (None, Some(_)) if sent_before => Next::End(Settlement::Deleted),
         (_, Some(_)) => Next::End(Settlement::PreconditionFailed),
         (Some(found), None) if is_from(found, journal) => Next::Rebase(state_of(found)),
-        (Some(found), None) => {
-            Next::Quarantine(Cause::ForeignWrite { found: Some(found.etag.clone()) })
-        }
+        (Some(found), None) => Next::Quarantine(Cause::ForeignWrite {
+            found: Some(found.etag.clone()),
+        }),
     }
 }
 
 /// Whether an object was written by some task of this directory.
 fn is_from(found: &ObjectInfo, journal: &str) -> bool {
-    found.write_id.as_deref().is_some_and(|id| id.starts_with(journal))
+    found
+        .write_id
+        .as_deref()
+        .is_some_and(|id| id.starts_with(journal))
 }
 
 /// The state of a key that has this object.
@@ -155,8 +162,11 @@ mod tests {
 
     use super::*;
 
-    const OURS: Ours<'static> =
-        Ours { write_id: "j-7", len: 3, checksum: Some(Crc64(1)) };
+    const OURS: Ours<'static> = Ours {
+        write_id: "j-7",
+        len: 3,
+        checksum: Some(Crc64(1)),
+    };
 
     fn object(write_id: Option<&str>, checksum: Option<u64>) -> ObjectInfo {
         ObjectInfo {
@@ -174,14 +184,24 @@ mod tests {
         condition: Option<Condition>,
         sent_before: bool,
     ) -> Next {
-        put_conflict(&OURS, Some(found), policy, condition.as_ref(), sent_before, "j-")
+        put_conflict(
+            &OURS,
+            Some(found),
+            policy,
+            condition.as_ref(),
+            sent_before,
+            "j-",
+        )
     }
 
     #[test]
     fn our_own_success_is_recognised_by_its_write_id_and_its_bytes() {
         use KeyPolicy::WriteOnce;
         let mine = object(Some("j-7"), Some(1));
-        assert_eq!(conflict(&mine, WriteOnce, None, false), Next::End(Settlement::Uploaded(mine)));
+        assert_eq!(
+            conflict(&mine, WriteOnce, None, false),
+            Next::End(Settlement::Uploaded(mine))
+        );
         let other_bytes = object(Some("j-7"), Some(2));
         assert_eq!(
             conflict(&other_bytes, WriteOnce, None, true),
@@ -226,7 +246,10 @@ mod tests {
     fn a_rewritable_key_goes_on_from_our_own_writes_and_stops_at_foreign_ones() {
         use KeyPolicy::Rewritable;
         let earlier = object(Some("j-3"), Some(9));
-        assert_eq!(conflict(&earlier, Rewritable, None, false), Next::Rebase(state_of(&earlier)));
+        assert_eq!(
+            conflict(&earlier, Rewritable, None, false),
+            Next::Rebase(state_of(&earlier))
+        );
         let foreign = object(Some("k-3"), Some(9));
         assert!(matches!(
             conflict(&foreign, Rewritable, None, false),

@@ -28,9 +28,15 @@ mod tests {
 
     #[test]
     fn it_doubles_up_to_the_cap() {
-        let ceilings: Vec<_> =
-            (1..=11).map(|failures| ceiling(failures, BASE, CAP).as_millis()).collect();
-        assert_eq!(ceilings, [50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
+        let ceilings: Vec<_> = (1..=11)
+            .map(|failures| ceiling(failures, BASE, CAP).as_millis())
+            .collect();
+        assert_eq!(
+            ceilings,
+            [
+                50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000
+            ]
+        );
         assert_eq!(ceiling(u32::MAX, BASE, CAP), CAP);
         assert_eq!(ceiling(0, BASE, CAP), BASE);
     }
@@ -39,7 +45,10 @@ mod tests {
     fn the_server_is_heard_within_reason() {
         let drawn = Duration::from_millis(10);
         assert_eq!(wait(drawn, None, CAP), drawn);
-        assert_eq!(wait(drawn, Some(Duration::from_secs(3)), CAP), Duration::from_secs(3));
+        assert_eq!(
+            wait(drawn, Some(Duration::from_secs(3)), CAP),
+            Duration::from_secs(3)
+        );
         assert_eq!(wait(drawn, Some(Duration::from_secs(86_400)), CAP), CAP * 2);
     }
 }
