@@ -735,3 +735,6 @@ fn is_valid(tasks: &Slab<Task>, entry: Entry) -> bool {
             }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What the scenario tests share: a queue over a simulated S3 and file system, on paused time.
+//!
+//! Every test here also runs with one worker and with a queue of one where [`both`] says so
+//! (scenario D18).
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3_writeback::io::Io;
+use s3_writeback::testing::fs::SimFs;
+use s3_writeback::testing::remote::SimRemote;
+use s3_writeback::{Config, Options, Receipt, RunOn, Settlement, UploadQueue};
+use tokio::runtime::Handle;
+
+/// A directory and a bucket that outlive the queues opened on them.
+#[derive(Debug, Clone)]
+pub struct Rig {
+    pub fs: SimFs,
+    pub remote: SimRemote,
+    pub config: Config,
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        let mut config = Config::new("/q");
+        config.segment_bytes = 64 * 1024;
+        config.inline_bytes = 4 * 1024;
+        config.max_disk_bytes = 64 * 1024 * 1024;
+        config.seed = Some(7);
+        Self { fs: SimFs::new(), remote: SimRemote::new(), config }
+    }
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut rig = Self::default();
+        change(&mut rig.config);
+        rig
+    }
+
+    /// Opens a queue driven by the test's own runtime.
+    pub async fn open(&self) -> UploadQueue {
+        self.try_open().await.expect("opens")
+    }
+
+    pub async fn try_open(&self) -> s3_writeback::Result<UploadQueue> {
+        UploadQueue::builder(self.config.clone(), Arc::new(self.remote.clone()))
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(self.fs.clone()), Io::inline())
+            .open()
+            .await
+    }
+}
+
+/// Runs a scenario as it is, with one worker, and with a queue of one (D18).
+pub fn both(scenario: impl AsyncFn(Rig)) {
+    let shapes: [fn(&mut Config); 3] =
+        [|_| (), |config| config.workers = 1, |config| config.max_tasks = 1];
+    for shape in shapes {
+        paused(scenario(Rig::with(shape)));
+    }
+}
+
+/// Runs a test on paused time, for at most a simulated week: a hang is a failure, not a wait.
+pub fn paused<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(7 * 24 * 3600), test)
+            .await
+            .expect("nobody waits for ever")
+    })
+}
+
+/// Submits and waits for admission.
+pub async fn submit(queue: &UploadQueue, key: &str, body: &str) -> Receipt {
+    queue
+        .submit(key, body.as_bytes().to_vec(), Options::default())
+        .within(Duration::from_secs(3600))
+        .await
+        .expect("admitted")
+}
+
+/// Waits for a task's end.
+pub async fn settled(receipt: &Receipt) -> Settlement {
+    receipt.settled().within(Duration::from_secs(24 * 3600)).await.expect("settles")
+}
+
+/// Submits many from tasks of their own, so that a queue of one lets them through in turn.
+pub async fn submit_all(queue: &UploadQueue, keys: impl IntoIterator<Item = String>) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for key in keys {
+        let receipt = submit(queue, &key, &key).await;
+        receipts.push(receipt);
+    }
+    receipts
+}
+
+/// Every gauge is at zero (D17).
+pub fn assert_empty(queue: &UploadQueue) {
+    let snapshot = queue.snapshot();
+    assert_eq!(
+        (
+            snapshot.admitted_tasks,
+            snapshot.admitted_bytes,
+            snapshot.admitted_disk_bytes,
+            snapshot.reserve_tasks,
+            snapshot.admission_waiters,
+            snapshot.tasks.tasks,
+            snapshot.tasks.running,
+            snapshot.tasks.settling,
+            snapshot.tasks.loads,
+        ),
+        (0, 0, 0, 0, 0, 0, 0, 0, 0),
+        "{snapshot:?}"
+    );
+    assert_eq!(snapshot.pressure, 0);
+    assert!(snapshot.holds.is_empty());
+}
