@@ -33,6 +33,7 @@ mod body;
 mod checksum;
 mod conditions;
 mod conn;
+mod convert;
 mod counters;
 mod disk;
 mod error;
@@ -42,6 +43,7 @@ mod list;
 mod multipart;
 mod operation;
 mod s3;
+mod s3_multipart;
 mod start;
 mod store;
 
