@@ -4,12 +4,11 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use aws_sdk_s3::primitives::ByteStream;
-use futures::future::join_all;
 use s3_writeback::testing::S3Server;
 
 use crate::listing::odd_keys;
 use crate::multipart::{create, of, part};
-use crate::support::{BUCKET, KEY, SECRET, client, is, refusal};
+use crate::support::{BUCKET, KEY, SECRET, at_once, client, is, refusal};
 
 async fn open(dir: &std::path::Path) -> S3Server {
     S3Server::builder()
@@ -66,6 +65,17 @@ async fn everything_survives_a_restart() {
     let id = create(&sdk, "multi").await;
     part(&sdk, "multi", &id, 1, "an earlier version").await;
     let one = part(&sdk, "multi", &id, 1, "aaaa").await;
+    let upload = dir
+        .path()
+        .join("buckets")
+        .join(BUCKET)
+        .join("uploads")
+        .join(&id);
+    assert_eq!(
+        files(&upload).len(),
+        2,
+        "the upload itself and one version of its part"
+    );
     let given_up = create(&sdk, "given up").await;
     part(&sdk, "given up", &given_up, 1, "x").await;
     let abort = sdk.abort_multipart_upload().bucket(BUCKET).key("given up");
@@ -113,14 +123,16 @@ async fn a_refused_write_leaves_no_file() {
     let before = files(dir.path()).len();
     // Refused early, and (most of them) at the last moment.
     let put = |key: &str| {
+        let body = ByteStream::from(vec![b'x'; 100_000]);
         sdk.put_object()
             .bucket(BUCKET)
             .key(key)
             .if_none_match("*")
+            .body(body)
             .send()
     };
     assert_eq!(refusal(put("k").await), is(412, "PreconditionFailed"));
-    let results = join_all((0..16).map(|_| put("new"))).await;
+    let results = at_once(&server, (0..16).map(|_| put("new")).collect()).await;
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
     assert_eq!(files(dir.path()).len(), before + 1);
 }

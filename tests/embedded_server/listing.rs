@@ -33,6 +33,9 @@ pub fn odd_keys() -> Vec<String> {
         "A",
         "~tilde",
         "tab\there",
+        "new\nline",
+        "carriage\rreturn",
+        " leading and trailing ",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -128,7 +128,7 @@ async fn an_object_is_made_of_parts() {
         .unwrap();
     let md5s: Vec<u8> = [&b"aaaa"[..], b"bbbbb", b"c"]
         .into_iter()
-        .flat_map(|p| Md5::checksum(p))
+        .flat_map(Md5::checksum)
         .collect();
     let etag = format!("\"{}-3\"", hex(&Md5::checksum(&md5s)));
     assert_eq!(done.e_tag(), Some(etag.as_str()));

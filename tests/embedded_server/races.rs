@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::CompletedPart;
 use futures::future::join_all;
 use s3_writeback::testing::{Operation, S3Server};
 
 use crate::multipart::{create, of, part};
-use crate::support::{BUCKET, KEY, SECRET, client, is, refusal, server};
+use crate::support::{BUCKET, KEY, SECRET, at_once, client, is, refusal, server, until};
 
 /// The same in memory and in a directory.
 async fn both() -> Vec<(S3Server, Option<tempfile::TempDir>)> {
@@ -29,22 +30,21 @@ async fn if_none_match_has_one_winner() {
         let client = client(&server);
         for round in 0..10 {
             let key = format!("k{round}");
-            let results = join_all((0..32).map(|n| {
+            let puts = (0..32_u8).map(|n| {
                 let put = client
                     .put_object()
                     .bucket(BUCKET)
                     .key(&key)
                     .if_none_match("*");
-                put.body(ByteStream::from(format!("writer {n}").into_bytes()))
-                    .send()
-            }))
-            .await;
+                put.body(ByteStream::from(vec![n; 200_000])).send()
+            });
+            let results = at_once(&server, puts.collect()).await;
             let winners: Vec<_> = (0..32)
                 .filter(|n| results[*n as usize].is_ok())
                 .collect::<Vec<u32>>();
             assert_eq!(winners.len(), 1, "{winners:?}");
             let body = server.object(BUCKET, &key).unwrap();
-            assert_eq!(body, format!("writer {}", winners[0]));
+            assert_eq!(body, vec![winners[0] as u8; 200_000]);
             for result in results.into_iter().filter(Result::is_err) {
                 assert_eq!(refusal(result), is(412, "PreconditionFailed"));
             }
@@ -143,15 +143,22 @@ async fn one_completion_of_an_upload_wins() {
         for round in 0..5 {
             let key = format!("k{round}");
             let id = create(&client, &key).await;
-            let one = part(&client, &key, &id, 1, "aaaa").await;
-            let results = join_all((0..16).map(|_| {
+            // Large, so that all are at work before the first is done.
+            let upload = client.upload_part().bucket(BUCKET).key(&key).upload_id(&id);
+            let body = ByteStream::from(vec![b'x'; 1 << 20]);
+            let one = upload.part_number(1).body(body).send().await.unwrap();
+            let one = CompletedPart::builder()
+                .part_number(1)
+                .set_e_tag(one.e_tag().map(str::to_owned))
+                .build();
+            let completions = (0..16).map(|_| {
                 let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key);
                 complete
                     .upload_id(&id)
                     .multipart_upload(of(std::slice::from_ref(&one)))
                     .send()
-            }))
-            .await;
+            });
+            let results = at_once(&server, completions.collect()).await;
             assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
             for result in results.into_iter().filter(Result::is_err) {
                 assert_eq!(refusal(result), is(404, "NoSuchUpload"));
@@ -166,7 +173,7 @@ async fn one_completion_of_an_upload_wins() {
             let complete = complete.if_none_match("*").upload_id(id);
             completions.push(complete.multipart_upload(of(&[one])).send());
         }
-        let results = join_all(completions).await;
+        let results = at_once(&server, completions).await;
         assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
         assert_eq!(
             server.uploads(BUCKET).len(),
@@ -222,4 +229,33 @@ async fn the_counters_add_up() {
             .iter()
             .all(|r| r.ended && r.effect && r.status == Some(200))
     );
+}
+
+/// A client that hangs up at once: what it sent whole happens to its end, and is counted.
+#[tokio::test]
+async fn hanging_up_leaves_nothing_half_done() {
+    use tokio::io::AsyncWriteExt as _;
+
+    for (server, _dir) in both().await {
+        let body = vec![b'x'; 300_000];
+        for n in 0..60_u64 {
+            let raw = crate::support::Raw::new("PUT", &format!("/{BUCKET}/k{n}"), &body);
+            let mut stream = tokio::net::TcpStream::connect(server.address())
+                .await
+                .unwrap();
+            stream.write_all(&raw.encode(&server)).await.unwrap();
+            until(&server, |c| c.bytes_received == (n + 1) * body.len() as u64).await;
+        }
+        let quiet = until(&server, |c| {
+            let objects = server.objects(BUCKET).len() as u64;
+            c.in_flight == 0 && c.connections == 0 && c.effects(Operation::PutObject) == objects
+        });
+        assert!(quiet.await.effects(Operation::PutObject) > 0);
+        assert!(
+            server
+                .objects(BUCKET)
+                .iter()
+                .all(|o| o.size == body.len() as u64)
+        );
+    }
 }

@@ -85,6 +85,17 @@ pub async fn until(server: &S3Server, test: impl FnMut(&Counters) -> bool) -> Co
     server.wait_for(test, DEADLINE).await.unwrap()
 }
 
+/// Holds requests at the server until all are there, then lets all of them go: a real race.
+pub async fn at_once<F: Future>(server: &S3Server, requests: Vec<F>) -> Vec<F::Output> {
+    let count = requests.len() as u64;
+    let held = server.faults().hang_all();
+    let release = async {
+        until(server, |c| c.hung == count).await;
+        server.faults().remove(held);
+    };
+    futures::join!(futures::future::join_all(requests), release).0
+}
+
 /// A request by hand.
 pub struct Raw {
     pub method: &'static str,

@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::conn::{Control, Cut};
+use super::convert::IgnoreConditions;
 use super::counters::{EffectRecorder, Gauge, InFlight, LoggedHeaders, Recorder};
 use super::faults::{Action, FaultPlan, Verdict, When};
 use super::operation::classify;
-use super::s3::IgnoreConditions;
 
 /// How many late requests are held at one time; one more is answered 503.
 pub(super) const MAX_LATE: usize = 1024;

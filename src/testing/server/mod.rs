@@ -1,7 +1,7 @@
 //! An S3 server in this process, on loopback.
 //!
 //! Owns: [`S3Server`], its thread, its listener. The protocol (routes, XML, signatures) is the
-//! `s3s` crate's; the storage is ours ([`store`]), because what matters here is what happens
+//! `s3s` crate's; the storage is ours, because what matters here is what happens
 //! when two writers race, when bytes are damaged, and when the connection goes.
 //!
 //! Does not own: TLS, versions, access policies, copies, tags; those answer `NotImplemented`.
@@ -33,6 +33,7 @@ mod body;
 mod checksum;
 mod conditions;
 mod conn;
+mod convert;
 mod counters;
 mod disk;
 mod error;
@@ -42,6 +43,7 @@ mod list;
 mod multipart;
 mod operation;
 mod s3;
+mod s3_multipart;
 mod start;
 mod store;
 
@@ -131,7 +133,8 @@ impl S3Server {
     }
 
     /// Waits until the counters say so; the counters then. The deadline is of real time, also
-    /// where the caller's clock is paused.
+    /// where the caller's clock is paused. `test` looks at the counters it is given and must not
+    /// ask [`S3Server::counters`]: it runs under their lock.
     ///
     /// # Errors
     /// [`WaitError`] where the deadline passes or the server stops first.

@@ -294,6 +294,19 @@ impl Store {
         Ok(())
     }
 
+    /// Parts vanish under a completion when another one, or an abort, was first.
+    fn why_lost(
+        &self,
+        bucket: &str,
+        (key, id): &(String, String),
+        error: StoreError,
+    ) -> StoreError {
+        match error {
+            StoreError::InvalidPart(_) => self.upload(bucket, key, id).err().unwrap_or(error),
+            other => other,
+        }
+    }
+
     fn remove_upload_dir(&self, bucket: &str, id: &str) -> io::Result<()> {
         match &self.disk {
             Some(disk) => fs::remove_dir_all(disk.upload_dir(bucket, id)),
@@ -339,7 +352,7 @@ impl Store {
                 "not the upload's checksum type".into(),
             ));
         }
-        let value = checksum_of(&upload, &parts)?;
+        let value = checksum_of(&upload, &parts).map_err(|e| self.why_lost(bucket, &name, e))?;
         for (algorithm, claimed) in &completion.checksums {
             if *algorithm != upload.algorithm {
                 return Err(StoreError::InvalidRequest(
@@ -369,12 +382,14 @@ impl Store {
                 each_chunk(&parts, |chunk| {
                     whole.extend_from_slice(&chunk);
                     Ok(())
-                })?;
+                })
+                .map_err(|e| self.why_lost(bucket, &name, e))?;
                 Prepared::Memory(whole.freeze())
             }
             Some(disk) => {
                 let mut staging = disk.stage(&meta)?;
-                each_chunk(&parts, |chunk| staging.write(&chunk))?;
+                each_chunk(&parts, |chunk| staging.write(&chunk))
+                    .map_err(|e| self.why_lost(bucket, &name, e))?;
                 Prepared::Staged(staging.finish())
             }
         };

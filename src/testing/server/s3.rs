@@ -1,218 +1,25 @@
-//! The S3 operations: between the types of s3s and the storage.
+//! The S3 operations: between the types of s3s and the storage. Those on multipart uploads are
+//! in [`super::s3_multipart`].
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::HeaderMap;
-use hyper::header::{ETAG, HeaderValue, LAST_MODIFIED};
 use s3s::dto::*;
 use s3s::{Body, S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::body;
 use super::checksum::{Algorithm, Stored};
-use super::conditions::{ReadConditions, Tag, WriteConditions};
+use super::conditions::{ReadConditions, Tag};
+use super::convert::*;
 use super::error::StoreError;
 use super::list::{After, Query};
-use super::multipart::{Completion, NamedPart};
-use super::store::{Headers, Object, Store, time_of};
-
-/// On a request whose conditions are to be ignored.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct IgnoreConditions;
+use super::store::{Headers, Store};
 
 /// The service behind s3s.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
     pub store: Arc<Store>,
     pub region: Arc<str>,
-}
-
-/// Puts a checksum into the field of its algorithm.
-macro_rules! set_checksum {
-    ($output:expr, $algorithm:expr, $value:expr) => {
-        match $algorithm {
-            Algorithm::Crc32 => $output.checksum_crc32 = Some($value),
-            Algorithm::Crc32c => $output.checksum_crc32c = Some($value),
-            Algorithm::Crc64Nvme => $output.checksum_crc64nvme = Some($value),
-            Algorithm::Sha1 => $output.checksum_sha1 = Some($value),
-            Algorithm::Sha256 => $output.checksum_sha256 = Some($value),
-        }
-    };
-}
-
-/// Takes all checksums out of their fields.
-macro_rules! checksums_of {
-    ($input:expr) => {
-        [
-            (Algorithm::Crc32, $input.checksum_crc32.take()),
-            (Algorithm::Crc32c, $input.checksum_crc32c.take()),
-            (Algorithm::Crc64Nvme, $input.checksum_crc64nvme.take()),
-            (Algorithm::Sha1, $input.checksum_sha1.take()),
-            (Algorithm::Sha256, $input.checksum_sha256.take()),
-        ]
-        .into_iter()
-        .filter_map(|(algorithm, value)| Some((algorithm, value?)))
-        .collect::<Vec<_>>()
-    };
-}
-
-/// Takes the headers that are kept with an object.
-macro_rules! headers_of {
-    ($input:expr) => {
-        Headers {
-            content_type: $input.content_type.take(),
-            content_encoding: $input.content_encoding.take(),
-            content_disposition: $input.content_disposition.take(),
-            content_language: $input.content_language.take(),
-            cache_control: $input.cache_control.take(),
-            storage_class: $input.storage_class.take().map(|s| s.as_str().to_owned()),
-            server_side_encryption: $input
-                .server_side_encryption
-                .take()
-                .map(|s| s.as_str().to_owned()),
-            sse_kms_key_id: $input.ssekms_key_id.take(),
-            metadata: $input
-                .metadata
-                .take()
-                .unwrap_or_default()
-                .into_iter()
-                .collect(),
-        }
-    };
-}
-
-/// Fills the fields that GET and HEAD have in common.
-macro_rules! describe {
-    ($output:expr, $object:expr, $with_checksum:expr) => {{
-        let meta = &$object.meta;
-        let headers = meta.headers.clone();
-        $output.e_tag = Some(ETag::Strong(meta.etag.clone()));
-        $output.last_modified = Some(Timestamp::from(meta.modified()));
-        $output.accept_ranges = Some("bytes".to_owned());
-        $output.content_type = headers
-            .content_type
-            .or_else(|| Some("binary/octet-stream".to_owned()));
-        // `aws-chunked` is of the transfer, not of the object.
-        $output.content_encoding = headers.content_encoding.and_then(stored_encoding);
-        $output.content_disposition = headers.content_disposition;
-        $output.content_language = headers.content_language;
-        $output.cache_control = headers.cache_control;
-        $output.storage_class = headers.storage_class.map(StorageClass::from);
-        $output.server_side_encryption = headers
-            .server_side_encryption
-            .map(ServerSideEncryption::from);
-        $output.ssekms_key_id = headers.sse_kms_key_id;
-        $output.metadata = Some(headers.metadata.into_iter().collect());
-        if $with_checksum {
-            let Stored {
-                algorithm,
-                value,
-                full_object,
-            } = meta.checksum.clone();
-            set_checksum!($output, algorithm, value);
-            $output.checksum_type = Some(checksum_type(full_object));
-        }
-    }};
-}
-
-fn stored_encoding(encoding: String) -> Option<String> {
-    let kept: Vec<_> = encoding
-        .split(',')
-        .map(str::trim)
-        .filter(|e| !e.is_empty() && *e != "aws-chunked")
-        .collect();
-    (!kept.is_empty()).then(|| kept.join(","))
-}
-
-fn checksum_type(full_object: bool) -> ChecksumType {
-    ChecksumType::from_static(if full_object {
-        ChecksumType::FULL_OBJECT
-    } else {
-        ChecksumType::COMPOSITE
-    })
-}
-
-fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
-    mode.is_some_and(|m| m.as_str() == ChecksumMode::ENABLED)
-}
-
-/// Whole seconds since the Unix epoch.
-fn seconds(time: Option<Timestamp>) -> Option<i64> {
-    // The type behind it belongs to a crate we do not link; its text is a stable way out.
-    let mut text = Vec::new();
-    time?
-        .format(TimestampFormat::EpochSeconds, &mut text)
-        .ok()?;
-    String::from_utf8(text)
-        .ok()?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> S3Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(S3Error::from),
-        Err(error) => Err(s3_error!(InternalError, "the storage failed: {error}")),
-    }
-}
-
-fn write_conditions<T>(
-    request: &S3Request<T>,
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> WriteConditions {
-    if request.extensions.get::<IgnoreConditions>().is_some() {
-        return WriteConditions::default();
-    }
-    WriteConditions {
-        if_match: if_match.map(Tag::from_header),
-        if_none_match: if_none_match.map(Tag::from_header),
-    }
-}
-
-/// What a 304 and a 412 say of the version that is there.
-fn with_validators(error: StoreError, object: &Object) -> S3Error {
-    let mut error = S3Error::from(error);
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", object.meta.etag)) {
-        headers.insert(ETAG, value);
-    }
-    let mut text = Vec::new();
-    let modified = Timestamp::from(object.meta.modified());
-    if modified
-        .format(TimestampFormat::HttpDate, &mut text)
-        .is_ok()
-        && let Ok(value) = HeaderValue::from_bytes(&text)
-    {
-        headers.insert(LAST_MODIFIED, value);
-    }
-    error.set_headers(headers);
-    error
-}
-
-/// What S3 answers with: 1 to 1,000, also where more is asked for.
-fn page_size(asked: Option<i32>) -> S3Result<usize> {
-    let asked = usize::try_from(asked.unwrap_or(1000))
-        .map_err(|_| S3Error::from(StoreError::InvalidArgument("a page cannot be negative")))?;
-    Ok(asked.min(1000))
-}
-
-/// Percent-encodes a key for `encoding-type=url`.
-fn url_encode(text: &str) -> String {
-    text.bytes()
-        .fold(String::with_capacity(text.len()), |mut out, byte| {
-            if byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
-            out
-        })
 }
 
 #[async_trait::async_trait]
@@ -480,121 +287,21 @@ impl S3 for Service {
         &self,
         req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        let mut input = req.input;
-        let headers = headers_of!(input);
-        let algorithm = match &input.checksum_algorithm {
-            None => Algorithm::Crc64Nvme,
-            Some(name) => Algorithm::from_name(name.as_str()).ok_or_else(|| {
-                S3Error::from(StoreError::InvalidRequest(
-                    "an unknown checksum algorithm".into(),
-                ))
-            })?,
-        };
-        let full_object = match input.checksum_type.as_ref().map(ChecksumType::as_str) {
-            Some(ChecksumType::FULL_OBJECT) => true,
-            Some(ChecksumType::COMPOSITE) if algorithm == Algorithm::Crc64Nvme => {
-                let text = "CRC64NVME cannot be COMPOSITE".to_owned();
-                return Err(StoreError::InvalidRequest(text).into());
-            }
-            Some(ChecksumType::COMPOSITE) => false,
-            Some(_) => {
-                let text = "an unknown checksum type".to_owned();
-                return Err(StoreError::InvalidRequest(text).into());
-            }
-            None => algorithm == Algorithm::Crc64Nvme,
-        };
-        let store = Arc::clone(&self.store);
-        let (bucket, key) = (input.bucket.clone(), input.key.clone());
-        let upload =
-            blocking(move || store.create_upload(&bucket, &key, headers, algorithm, full_object))
-                .await?;
-        Ok(S3Response::new(CreateMultipartUploadOutput {
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(upload.id),
-            checksum_algorithm: Some(ChecksumAlgorithm::from_static(algorithm.name())),
-            checksum_type: Some(checksum_type(full_object)),
-            ..Default::default()
-        }))
+        self.create_multipart_upload_impl(req).await
     }
 
     async fn upload_part(
         &self,
-        mut req: S3Request<UploadPartInput>,
+        req: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        let new = body::read(
-            req.input.body.take(),
-            req.input.content_length,
-            &req.headers,
-            req.trailing_headers.as_ref(),
-        )
-        .await?;
-        let input = req.input;
-        let store = Arc::clone(&self.store);
-        let (upload, part) = blocking(move || {
-            let UploadPartInput {
-                bucket,
-                key,
-                upload_id,
-                part_number,
-                ..
-            } = input;
-            store.upload_part(&bucket, &key, &upload_id, part_number, new)
-        })
-        .await?;
-        let mut output = UploadPartOutput {
-            e_tag: Some(ETag::Strong(part.etag())),
-            ..Default::default()
-        };
-        set_checksum!(output, upload.algorithm, part.checksum);
-        Ok(S3Response::new(output))
+        self.upload_part_impl(req).await
     }
 
     async fn complete_multipart_upload(
         &self,
-        mut req: S3Request<CompleteMultipartUploadInput>,
+        req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        let (if_match, if_none_match) = (req.input.if_match.take(), req.input.if_none_match.take());
-        let conditions = write_conditions(&req, if_match, if_none_match);
-        let mut input = req.input;
-        let mut completion = Completion {
-            checksums: checksums_of!(input),
-            size: input.mpu_object_size.and_then(|n| u64::try_from(n).ok()),
-            full_object: input
-                .checksum_type
-                .as_ref()
-                .map(|t| t.as_str() == ChecksumType::FULL_OBJECT),
-            ..Completion::default()
-        };
-        for mut part in input
-            .multipart_upload
-            .and_then(|m| m.parts)
-            .unwrap_or_default()
-        {
-            let number = part.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
-            completion.parts.push(NamedPart {
-                number,
-                checksums: checksums_of!(part),
-                etag: part.e_tag.map(ETag::into_value),
-            });
-        }
-        let store = Arc::clone(&self.store);
-        let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id);
-        let object =
-            blocking(move || store.complete(&bucket, &key, &id, &completion, &conditions)).await?;
-        let mut output = CompleteMultipartUploadOutput {
-            location: Some(format!("/{}/{}", input.bucket, input.key)),
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            e_tag: Some(ETag::Strong(object.meta.etag.clone())),
-            checksum_type: Some(checksum_type(object.meta.checksum.full_object)),
-            ..Default::default()
-        };
-        let Stored {
-            algorithm, value, ..
-        } = object.meta.checksum.clone();
-        set_checksum!(output, algorithm, value);
-        Ok(S3Response::new(output))
+        self.complete_multipart_upload_impl(req).await
     }
 
     async fn abort_multipart_upload(
@@ -611,100 +318,14 @@ impl S3 for Service {
         &self,
         req: S3Request<ListPartsInput>,
     ) -> S3Result<S3Response<ListPartsOutput>> {
-        let input = req.input;
-        let max = page_size(input.max_parts)?;
-        let after = input.part_number_marker.unwrap_or(0);
-        let (upload, parts) = self
-            .store
-            .parts(&input.bucket, &input.key, &input.upload_id)?;
-        let mut rest = parts.into_iter().filter(|p| p.number > after);
-        let parts: Vec<_> = rest
-            .by_ref()
-            .take(max)
-            .map(|part| {
-                let mut output = Part {
-                    part_number: Some(part.number),
-                    e_tag: Some(ETag::Strong(part.etag())),
-                    size: i64::try_from(part.size).ok(),
-                    last_modified: Some(Timestamp::from(time_of(part.modified_ms))),
-                    ..Default::default()
-                };
-                set_checksum!(output, upload.algorithm, part.checksum);
-                output
-            })
-            .collect();
-        Ok(S3Response::new(ListPartsOutput {
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(input.upload_id),
-            max_parts: i32::try_from(max).ok(),
-            part_number_marker: input.part_number_marker,
-            next_part_number_marker: parts.last().and_then(|p| p.part_number),
-            is_truncated: Some(rest.next().is_some()),
-            parts: Some(parts),
-            checksum_algorithm: Some(ChecksumAlgorithm::from_static(upload.algorithm.name())),
-            checksum_type: Some(checksum_type(upload.full_object)),
-            ..Default::default()
-        }))
+        self.list_parts_impl(req).await
     }
 
     async fn list_multipart_uploads(
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let input = req.input;
-        if input.delimiter.as_ref().is_some_and(|d| !d.is_empty()) {
-            return Err(s3_error!(
-                NotImplemented,
-                "delimiter of ListMultipartUploads"
-            ));
-        }
-        let max = page_size(input.max_uploads)?;
-        let after = input
-            .key_marker
-            .as_deref()
-            .map(|key| (key, input.upload_id_marker.as_deref()));
-        let prefix = input.prefix.as_deref().unwrap_or_default();
-        let (uploads, more) = self.store.uploads(&input.bucket, prefix, after, max)?;
-        let url = input
-            .encoding_type
-            .as_ref()
-            .is_some_and(|e| e.as_str() == EncodingType::URL);
-        let text = |text: &str| {
-            if url {
-                url_encode(text)
-            } else {
-                text.to_owned()
-            }
-        };
-        let last = uploads.last().filter(|_| more);
-        Ok(S3Response::new(ListMultipartUploadsOutput {
-            bucket: Some(input.bucket),
-            max_uploads: i32::try_from(max).ok(),
-            is_truncated: Some(more),
-            next_key_marker: last.map(|u| text(&u.key)),
-            next_upload_id_marker: last.map(|u| u.id.clone()),
-            uploads: Some(
-                uploads
-                    .iter()
-                    .map(|upload| MultipartUpload {
-                        key: Some(text(&upload.key)),
-                        upload_id: Some(upload.id.clone()),
-                        initiated: Some(Timestamp::from(time_of(upload.initiated_ms))),
-                        checksum_algorithm: Some(ChecksumAlgorithm::from_static(
-                            upload.algorithm.name(),
-                        )),
-                        checksum_type: Some(checksum_type(upload.full_object)),
-                        ..Default::default()
-                    })
-                    .collect(),
-            ),
-            prefix: input.prefix,
-            key_marker: input.key_marker,
-            upload_id_marker: input.upload_id_marker,
-            encoding_type: input.encoding_type,
-            ..Default::default()
-        }))
+        self.list_multipart_uploads_impl(req).await
     }
 
     async fn head_bucket(

@@ -360,3 +360,67 @@ pub(super) fn now_ms() -> u64 {
 pub(super) fn time_of(ms: u64) -> SystemTime {
     UNIX_EPOCH + std::time::Duration::from_millis(ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn once() -> WriteConditions {
+        WriteConditions {
+            if_match: None,
+            if_none_match: Some(Tag::Any),
+        }
+    }
+
+    fn meta(key: &str, body: &str) -> ObjectMeta {
+        ObjectMeta {
+            key: key.to_owned(),
+            etag: checksum::hex(&checksum::md5(body.as_bytes())),
+            size: body.len() as u64,
+            modified_ms: 0,
+            headers: Headers::default(),
+            checksum: Stored {
+                algorithm: Algorithm::Crc32,
+                value: Algorithm::Crc32.of(body.as_bytes()),
+                full_object: true,
+            },
+            upload_id: None,
+        }
+    }
+
+    /// Two writers that both passed every check before either of them wrote.
+    fn two_at_the_line(store: &Store) {
+        store.create_bucket("b").unwrap();
+        let prepared = ["first", "second"].map(|body| {
+            let meta = meta("k", body);
+            store.check("b", "k", &once()).unwrap();
+            let prepared = match &store.disk {
+                None => Prepared::Memory(Bytes::from_static(body.as_bytes())),
+                Some(disk) => {
+                    let mut staging = disk.stage(&meta).unwrap();
+                    staging.write(body.as_bytes()).unwrap();
+                    Prepared::Staged(staging.finish())
+                }
+            };
+            (meta, prepared)
+        });
+        let results = prepared.map(|(meta, prepared)| {
+            store.commit(&mut store.state.lock(), "b", meta, prepared, &once())
+        });
+        assert!(matches!(
+            results,
+            [Ok(_), Err(StoreError::PreconditionFailed(_))]
+        ));
+        let (object, mut content) = store.open("b", "k").unwrap();
+        assert_eq!(content.read(0, object.meta.size).unwrap(), "first");
+    }
+
+    #[test]
+    fn conditions_hold_at_the_instant_of_the_write() {
+        two_at_the_line(&Store::in_memory(0));
+        let dir = tempfile::tempdir().unwrap();
+        two_at_the_line(&Store::in_directory(dir.path(), 0).unwrap());
+        let left = fs::read_dir(dir.path().join("tmp")).unwrap().count();
+        assert_eq!(left, 0, "what was refused is removed");
+    }
+}
