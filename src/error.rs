@@ -13,6 +13,7 @@ use crate::journal::JournalError;
 use crate::queue::receipt::Settlement;
 use crate::queue::task::TaskId;
 use crate::remote::RemoteError;
+use crate::remote::validate::ValidationError;
 
 /// What every fallible call of the public API returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -61,6 +62,9 @@ pub enum Error {
         /// What it may be.
         limit: String,
     },
+    /// A key, a body or a header that S3 would refuse.
+    #[error("S3 would refuse it: {0}")]
+    Refused(ValidationError),
     /// Larger than a limit of the queue itself: it would never be admitted.
     #[error("too large for the queue: {size} exceeds {limit} = {max}")]
     TooLarge {
@@ -267,7 +271,7 @@ impl Error {
             Self::Config(_) | Self::InvalidInput { .. } | Self::TooLarge { .. } => {
                 Kind::InvalidInput
             }
-            Self::ForeignReceipt(_) | Self::OutOfRange { .. } | Self::WouldBlockRuntime => {
+            Self::Refused(_) | Self::ForeignReceipt(_) | Self::OutOfRange { .. } | Self::WouldBlockRuntime => {
                 Kind::InvalidInput
             }
             Self::QueueFull { .. } | Self::Paused(_) | Self::WouldWait(_) => Kind::Full,
@@ -317,6 +321,12 @@ impl Error {
             message: error.to_string(),
             kind: error.kind(),
         }
+    }
+}
+
+impl From<ValidationError> for Error {
+    fn from(error: ValidationError) -> Self {
+        Self::Refused(error)
     }
 }
 

@@ -163,8 +163,9 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
         clock.unwrap_or_else(WallClock::system)
     };
     let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
+    let prefix = remote.prefix().to_owned();
     // From here on nothing waits: the queue is opened whole, or the journal is dropped.
-    let queue = Queue::new(Arc::clone(&config), journal.clone(), fs, io, driver.clone());
+    let queue = Queue::new(Arc::clone(&config), journal.clone(), fs, io, driver.clone(), prefix);
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
     let _inside = driver.context();

@@ -262,7 +262,7 @@ impl Queue {
         key: String,
         range: Option<(u64, u64)>,
     ) -> Result<Bytes> {
-        crate::remote::validate::key(&key)?;
+        crate::remote::validate::key(&self.prefix, &key)?;
         let body = {
             let state = self.lock();
             match state.table.last_on(&key) {

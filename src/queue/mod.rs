@@ -77,6 +77,8 @@ pub(crate) struct Queue {
     pub(crate) io: Io,
     driver: Driver,
     config: Arc<Config>,
+    /// What the remote puts before every key.
+    prefix: String,
     /// Wakes a general worker: a task may be ready.
     work: Notify,
     /// The same for the reserved slots, so that none swallows another's wake-up.
@@ -161,6 +163,7 @@ impl Queue {
         fs: Arc<dyn Fs>,
         io: Io,
         driver: Driver,
+        prefix: String,
     ) -> Arc<Self> {
         let share = config.workers * usize::from(config.prefix_share_percent) / 100;
         let moved = journal.moved();
@@ -199,6 +202,7 @@ impl Queue {
             io,
             driver,
             config,
+            prefix,
             work: Notify::new(),
             work_load: Notify::new(),
             work_checkpoint: Notify::new(),

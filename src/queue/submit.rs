@@ -23,6 +23,9 @@ use super::task::{
 };
 use super::{Queue, State};
 
+/// As long as any write id: what the metadata must leave room for.
+const WRITE_ID_SHAPE: &str = "00000000000000000000000000000000-18446744073709551615";
+
 /// What a caller asks for.
 #[derive(Debug)]
 pub(crate) struct Submission {
@@ -170,8 +173,8 @@ impl Queue {
             options,
             asker,
         } = submission;
-        validate::key(&key)?;
-        validate::headers(&options.headers)?;
+        validate::key(&self.prefix, &key)?;
+        validate::headers(&options.headers, Some(WRITE_ID_SHAPE))?;
         check_options(&options, body.is_some())?;
         let after = self.dependencies(&options)?;
         let lane = options.lane.unwrap_or(match body {
@@ -217,7 +220,7 @@ impl Queue {
                 )
             }
         };
-        validate::object_size(len)?;
+        validate::object(len)?;
         let record = TaskRecord {
             key: key.clone(),
             lane,

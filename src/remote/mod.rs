@@ -159,7 +159,7 @@ pub struct UploadPart {
 }
 
 /// A part that the server has acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInfo {
     /// From 1 to 10,000.
     pub number: i32,
@@ -224,6 +224,10 @@ pub trait Remote: Send + Sync + 'static {
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>>;
     /// Throws cached credentials away, so that the next request resolves them again.
     fn refresh_credentials(&self) {}
+    /// What is put before every key, with a `/` between; empty for nothing.
+    fn prefix(&self) -> &str {
+        ""
+    }
     /// Where it writes, for errors and logs: `s3://bucket/prefix`.
     fn describe(&self) -> String;
 }

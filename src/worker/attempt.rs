@@ -25,14 +25,14 @@ use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
 use crate::queue::task::{Action, Borrowed, Cause, Condition, KeyPolicy};
 use crate::queue::{Abort, Queue, TaskJob, Totals};
 use crate::remote::deadline::attempt_deadline;
-use crate::remote::probe::Capabilities;
+use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
     Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
 use crate::time::WallClock;
 
 use super::keys::{Keys, Makes};
-use super::parts;
+use super::parts::{self, Failed};
 use super::react::{self, Next, Ours};
 
 /// States of a key that an attempt goes on from before it gives its slot back.
@@ -178,15 +178,14 @@ impl Shared {
             .capabilities
             .get_or_try_init(|| async {
                 let deadline = self.config().attempt_floor * 4;
-                let nonce = format!("{:016x}", self.now_ms() ^ self.queue.journal.durable());
-                let probe = crate::remote::probe::probe(self.remote(), &nonce, deadline);
+                let under = format!("s3-writeback-probe-{}", self.journal_prefix());
                 tokio::select! {
-                    result = probe => result,
+                    probed = probe(self.remote(), &under, deadline) => probed.map_err(unprobed),
                     () = self.cut.cancelled() => Err(cut_off("probe")),
                 }
             })
             .await?;
-        Ok(capabilities.honours_conditions())
+        Ok(capabilities.conditional_writes() && capabilities.conditional_delete.is_honoured())
     }
 
     pub(super) async fn attempt(&self, job: &mut TaskJob) -> Verdict {
@@ -299,7 +298,12 @@ impl Shared {
                         .await
                 }
                 None => {
-                    parts::upload(self, job, &source, checksum, condition.clone(), &write_id).await
+                    let condition = condition.clone();
+                    match parts::upload(self, job, &source, checksum, condition, &write_id).await {
+                        Ok(info) => Ok(info),
+                        Err(Failed::Request(error)) => Err(error),
+                        Err(Failed::Local(verdict)) => return Ok(verdict),
+                    }
                 }
             };
             let error = match result {
@@ -536,6 +540,15 @@ fn unreadable(job: &TaskJob, error: &std::io::Error) -> Verdict {
 /// The local disk may be well again later: nothing was sent.
 fn local_trouble(error: &std::io::Error) -> Verdict {
     Verdict::Failed(RemoteError::transient("read of the body").with_message(&error.to_string()))
+}
+
+/// No capabilities are known yet: the probe is made again.
+fn unprobed(error: ProbeError) -> RemoteError {
+    match error {
+        ProbeError::Failed(error) => error,
+        ProbeError::Deadline { last: Some(error), .. } => error,
+        other => RemoteError::transient("probe").with_message(&other.to_string()),
+    }
 }
 
 /// Shutdown did not wait for the answer.

@@ -1,15 +1,145 @@
-//! stub
-use super::attempt::Shared;
-use crate::queue::TaskJob;
+//! One attempt at an upload in parts.
+//!
+//! Owns: how a task's body becomes parts, and what is on record before a part is sent. Does not
+//! own: the order of requests ([`crate::remote::multipart`]).
+//!
+//! 1. "About to start an upload" is durable before one is asked for, and its id before its first
+//!    part is sent: a crash at any point leaves something to find it by.
+//! 2. The state stays with the job, so that the next attempt goes on where this one ended.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use crate::queue::body::Source;
-use crate::remote::*;
+use crate::queue::record::Multipart;
+use crate::queue::task::{Action, Cause, TaskId};
+use crate::queue::{Queue, TaskJob, Totals};
+use crate::remote::multipart::{
+    MultipartError, MultipartOptions, MultipartRequest, MultipartTransfer, MultipartUploadState,
+    PartPlan, PartSource, UploadJournal,
+};
+use crate::remote::{Crc64, ObjectInfo, RemoteError, WriteCondition};
+
+use super::attempt::{Shared, Verdict, cut_off};
+
+/// Why an attempt ended.
+pub(super) enum Failed {
+    Request(RemoteError),
+    /// Nothing that S3 could help with.
+    Local(Verdict),
+}
+
+impl From<RemoteError> for Failed {
+    fn from(error: RemoteError) -> Self {
+        Self::Request(error)
+    }
+}
+
+struct Body<'a> {
+    source: &'a Source,
+    queue: &'a Queue,
+}
+
+impl PartSource for Body<'_> {
+    fn read(&self, offset: u64, length: u64) -> BoxFuture<'_, io::Result<Bytes>> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.source.read(&self.queue.io, offset, length).boxed()
+    }
+}
+
+struct OnRecord<'a> {
+    queue: &'a Queue,
+    task: TaskId,
+}
+
+impl OnRecord<'_> {
+    async fn note(&self, upload_id: Option<String>) -> io::Result<()> {
+        let note = Multipart { upload_id };
+        match self.queue.note_multipart(self.task, Some(&note)) {
+            // A journal that has failed keeps nothing; the upload is then aborted in this life.
+            None => Ok(()),
+            Some(location) => {
+                self.queue.journal.wait_durable(location).await.map_err(io::Error::other)
+            }
+        }
+    }
+}
+
+impl UploadJournal for OnRecord<'_> {
+    fn created<'a>(&'a self, upload_id: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.note(Some(upload_id.to_owned())).boxed()
+    }
+}
+
 pub(super) async fn upload(
-    _: &Shared,
-    _: &mut TaskJob,
-    _: &Source,
-    _: Crc64,
-    _: Option<WriteCondition>,
-    _: &str,
-) -> Result<ObjectInfo, RemoteError> {
-    Err(RemoteError::transient("x"))
+    shared: &Shared,
+    job: &mut TaskJob,
+    source: &Source,
+    checksum: Crc64,
+    condition: Option<WriteCondition>,
+    write_id: &str,
+) -> Result<ObjectInfo, Failed> {
+    let config = shared.queue.config();
+    let plan = PartPlan::for_size(job.len, config.part_bytes).map_err(|error| {
+        RemoteError::permanent("CreateMultipartUpload", 400, "EntityTooLarge")
+            .with_message(&error.to_string())
+    })?;
+    let request = MultipartRequest {
+        key: job.key.to_string(),
+        checksum: Some(checksum),
+        condition,
+        headers: (*job.headers).clone(),
+        write_id: Some(write_id.to_owned()),
+    };
+    let journal = OnRecord { queue: &shared.queue, task: job.id };
+    let body = Body { source, queue: &shared.queue };
+    let options = MultipartOptions {
+        concurrency: config.part_concurrency,
+        min_rate: config.min_rate_bytes,
+        ..MultipartOptions::default()
+    };
+    let transfer = MultipartTransfer {
+        remote: shared.remote(),
+        request: &request,
+        source: &body,
+        journal: &journal,
+        options,
+    };
+    let state = job.multipart.get_or_insert_with(|| MultipartUploadState::new(plan));
+    let before = state.parts_done();
+    let attempt = async {
+        if state.upload_id().is_none() {
+            journal.note(None).await.map_err(MultipartError::Journal)?;
+        }
+        transfer.attempt(state).await
+    };
+    let result = tokio::select! {
+        biased;
+        result = attempt => result,
+        () = shared.cut.cancelled() => return Err(cut_off("CompleteMultipartUpload").into()),
+    };
+    let sent = job.multipart.as_ref().map_or(0, MultipartUploadState::parts_done);
+    Totals::add(&shared.queue.totals.requests, sent.saturating_sub(before) as u64 + 1);
+    let error = match result {
+        Ok(info) => {
+            job.multipart = None;
+            return Ok(info);
+        }
+        Err(error) => error,
+    };
+    if let Action::UploadBorrowed(borrowed) = job.action.clone() {
+        shared.check_borrowed(&borrowed).await.map_err(Failed::Local)?;
+    }
+    Err(match error {
+        MultipartError::Remote(error) => Failed::Request(error),
+        MultipartError::SourceChanged { .. } | MultipartError::Invalid(_) => {
+            Failed::Local(Verdict::Quarantine(Cause::LocalCorruption(error.to_string())))
+        }
+        error => Failed::Request(
+            RemoteError::transient("read of the body").with_message(&error.to_string()),
+        ),
+    })
 }
