@@ -6,3 +6,6 @@ pub mod remote;
 
 pub mod io;
 pub mod time;
+
+#[cfg(feature = "testing")]
+pub mod testing;

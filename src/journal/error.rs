@@ -25,7 +25,11 @@ pub struct JournalFailure {
 
 impl JournalFailure {
     pub(crate) fn new(what: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self { what, path: path.into(), source: Arc::new(source) }
+        Self {
+            what,
+            path: path.into(),
+            source: Arc::new(source),
+        }
     }
 
     /// Whether the disk, or the directory's limit, is full.
@@ -37,7 +41,10 @@ impl JournalFailure {
 
 /// Whether `error` says that there is no room.
 pub(crate) fn is_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What can go wrong with a journal.

@@ -6,10 +6,14 @@
 //! All calls block; callers run them through [`crate::io::Io`]. Directories are made `0700` and
 //! files `0600`.
 
+mod os;
+
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
+
+pub use os::OsFs;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

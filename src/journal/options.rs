@@ -77,7 +77,10 @@ impl JournalOptions {
     /// The defaults, in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), ..Self::default() }
+        Self {
+            dir: dir.into(),
+            ..Self::default()
+        }
     }
 
     /// Checks the limits and rounds.
@@ -96,16 +99,24 @@ impl JournalOptions {
             ));
         }
         if self.inline_bytes > 16 * 1024 * 1024 {
-            return refuse(format!("inline_bytes: {} is over 16 MiB", self.inline_bytes));
+            return refuse(format!(
+                "inline_bytes: {} is over 16 MiB",
+                self.inline_bytes
+            ));
         }
         if self.end_head_bytes > 4096 {
-            return refuse(format!("end_head_bytes: {} is over 4096", self.end_head_bytes));
+            return refuse(format!(
+                "end_head_bytes: {} is over 4096",
+                self.end_head_bytes
+            ));
         }
         self.segment_bytes = self.segment_bytes.next_multiple_of(4096);
         self.group_bytes = self.group_bytes.clamp(4096, 64 * 1024 * 1024);
         // An End must fit many times into the smallest segment.
         let most = (self.segment_bytes / 8).saturating_sub(frame::HEADER_BYTES as u64);
-        self.end_head_bytes = self.end_head_bytes.min(u32::try_from(most).unwrap_or(u32::MAX));
+        self.end_head_bytes = self
+            .end_head_bytes
+            .min(u32::try_from(most).unwrap_or(u32::MAX));
         Ok(self)
     }
 

@@ -17,17 +17,34 @@ pub struct PayloadHandle {
 
 #[derive(Debug)]
 enum Place {
-    Inline { file: Arc<dyn FsFile>, offset: u64 },
-    File { fs: Arc<dyn Fs>, path: PathBuf, open: OnceLock<Box<dyn FsFile>> },
+    Inline {
+        file: Arc<dyn FsFile>,
+        offset: u64,
+    },
+    File {
+        fs: Arc<dyn Fs>,
+        path: PathBuf,
+        open: OnceLock<Box<dyn FsFile>>,
+    },
 }
 
 impl PayloadHandle {
     pub(super) fn inline(file: Arc<dyn FsFile>, offset: u64, len: u64) -> Self {
-        Self { place: Arc::new(Place::Inline { file, offset }), len }
+        Self {
+            place: Arc::new(Place::Inline { file, offset }),
+            len,
+        }
     }
 
     pub(super) fn file(fs: Arc<dyn Fs>, path: PathBuf, len: u64) -> Self {
-        Self { place: Arc::new(Place::File { fs, path, open: OnceLock::new() }), len }
+        Self {
+            place: Arc::new(Place::File {
+                fs,
+                path,
+                open: OnceLock::new(),
+            }),
+            len,
+        }
     }
 
     /// Length in bytes.

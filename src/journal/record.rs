@@ -67,7 +67,13 @@ impl Append {
     /// A record that starts an owner.
     #[must_use]
     pub fn begin(kind: u8, head: impl Into<Bytes>, payload: Payload) -> Self {
-        Self { kind, effect: Effect::Begin, head: head.into(), payload, sync: true }
+        Self {
+            kind,
+            effect: Effect::Begin,
+            head: head.into(),
+            payload,
+            sync: true,
+        }
     }
 
     /// A record about an owner.

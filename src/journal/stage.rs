@@ -38,7 +38,10 @@ pub struct StagedPayload {
 
 impl fmt::Debug for StagedPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StagedPayload").field("path", &self.path).field("len", &self.len).finish()
+        f.debug_struct("StagedPayload")
+            .field("path", &self.path)
+            .field("len", &self.len)
+            .finish()
     }
 }
 
@@ -51,7 +54,13 @@ impl StagedPayload {
         gauge: Arc<AtomicU64>,
     ) -> Result<Self, JournalError> {
         // From here on, whatever fails, the drop takes the file away.
-        let mut staged = Self { fs, path, len: 0, gauge, taken: false };
+        let mut staged = Self {
+            fs,
+            path,
+            len: 0,
+            gauge,
+            taken: false,
+        };
         match source {
             StageSource::Bytes(bytes) => {
                 let file = staged
@@ -96,7 +105,10 @@ impl StagedPayload {
 
     /// Length in bytes.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "an empty payload is never staged apart")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty payload is never staged apart"
+    )]
     pub fn len(&self) -> u64 {
         self.len
     }

@@ -1,0 +1,2 @@
+//! For tests of this crate and of engines that link it (feature `testing`).
+pub mod fs;
