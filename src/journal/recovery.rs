@@ -1,11 +1,34 @@
 //! What the disk says at open.
+//!
+//! Owns: reading the log without changing anything, and telling a torn tail from damage. Does not
+//! own: what open then writes (`open.rs`).
+//!
+//! Reading is one pass over the segments, oldest first, after a look at the first frame of each;
+//! memory is bounded by the number of live owners and the bytes of their heads.
+//!
+//! Invariants:
+//!
+//! 1. A gap is bytes that are not a frame, where there are frames behind. Below a mark (some
+//!    frame says that all up to there was durable) it is damage. Above every mark it is a group
+//!    that was never acknowledged: it and what lies behind it in that segment is cut off.
+//! 2. Records are ordered by location, not by place: copies keep their location, and a record
+//!    that is met twice counts once.
+//! 3. A read that fails is an error of the open, not damage: nothing is given up because a disk
+//!    did not answer.
 
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::record::Location;
+use super::error::JournalError;
+use super::frame::{Header, KIND_CLEAN, KIND_START, Mark, PayloadAt, SegmentEnd, Start, What};
+use super::fs::{Fs, FsFile, OpenMode};
+use super::index::{Index, NotePlace, Owner, Place, Segment};
+use super::record::{Effect, Location};
+use super::segment::{At, Layout, Reader, SEGMENT_HEADER_BYTES, SegmentHeader, read_header};
 
 /// A place in the journal that was acknowledged and cannot be read any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +80,7 @@ pub struct RecoveredNote {
 pub struct Recovered {
     /// Live owners, by location.
     pub owners: Vec<RecoveredOwner>,
-    /// Damage, in the order of the log. New in this open or left from an earlier one.
+    /// Damage, in the order of the log: new, or in a segment that is still there.
     pub damage: Vec<Damage>,
     /// Whether the journal was sealed, and nothing written since.
     pub clean: bool,
@@ -68,6 +91,563 @@ pub struct Recovered {
     /// The directory is not where it was made: nothing may be sent until
     /// [`Journal::adopt`](super::Journal::adopt).
     pub moved: bool,
-    /// Notes of owners whose own record is lost.
+    /// Notes of owners whose own record is lost to damage.
     pub orphan_notes: u64,
+}
+
+/// Locations that were assigned and handed out, and never reached the disk, are not assigned
+/// again: an unclean open goes on this far above the highest that it finds.
+const UNSEEN_LOCATIONS: Location = 1 << 24;
+
+/// A frame of the tail that nothing proves to be durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TailFrame {
+    pub header: Header,
+    pub place: Place,
+}
+
+/// What a look at the disk found.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub index: Index,
+    pub recovered: Recovered,
+    pub tail: Vec<TailFrame>,
+    /// All before it is known to be durable.
+    pub mark: Mark,
+    /// Where the segment before `mark`'s ends.
+    pub before_mark: Option<SegmentEnd>,
+    /// Whether the segment of `mark` holds nothing but marks before it.
+    pub mark_only: bool,
+    pub next_number: u64,
+    /// The journal's id, as the segments say.
+    pub journal: Option<u128>,
+    /// Segments whose header cannot be read, with the index of their damage.
+    pub unreadable: Vec<(PathBuf, usize)>,
+}
+
+struct Found {
+    header: SegmentHeader,
+    len: u64,
+    file: Arc<dyn FsFile>,
+    path: PathBuf,
+}
+
+struct LiveNote {
+    slot: u8,
+    kind: u8,
+    location: Location,
+    head: Box<[u8]>,
+    place: Place,
+}
+
+struct Live {
+    kind: u8,
+    head: Box<[u8]>,
+    payload: PayloadAt,
+    begin: Place,
+    notes: Vec<LiveNote>,
+}
+
+/// What the frames read so far add up to.
+#[derive(Default)]
+struct State {
+    owners: HashMap<Location, Live>,
+    /// Notes met before the record that begins their owner: a copy of it lies further on.
+    early: HashMap<Location, Vec<LiveNote>>,
+    tail: VecDeque<TailFrame>,
+    mark: Mark,
+    highest: Location,
+    records: u64,
+    clean: bool,
+}
+
+impl State {
+    fn apply(&mut self, header: &Header, body: &[u8], place: Place) {
+        self.highest = self.highest.max(header.location);
+        self.mark = self.mark.max(header.mark);
+        while let Some(frame) = self.tail.front()
+            && before(frame.place, self.mark)
+        {
+            self.tail.pop_front();
+        }
+        self.clean = header.what == What::Mark && header.kind == KIND_CLEAN;
+        let What::Effect(effect) = header.what else {
+            return;
+        };
+        self.records += 1;
+        self.tail.push_back(TailFrame {
+            header: *header,
+            place,
+        });
+        let head = || Box::<[u8]>::from(&body[..header.head_len as usize]);
+        match effect {
+            Effect::Begin => {
+                let known = self.owners.get_mut(&header.location);
+                if let Some(live) = known {
+                    live.begin = place;
+                } else {
+                    let notes = self.early.remove(&header.location).unwrap_or_default();
+                    let payload = header.payload;
+                    let live = Live {
+                        kind: header.kind,
+                        head: head(),
+                        payload,
+                        begin: place,
+                        notes,
+                    };
+                    self.owners.insert(header.location, live);
+                }
+            }
+            Effect::Note { owner, slot } => {
+                let notes = match self.owners.get_mut(&owner) {
+                    Some(live) => &mut live.notes,
+                    None => self.early.entry(owner).or_default(),
+                };
+                let note = LiveNote {
+                    slot,
+                    kind: header.kind,
+                    location: header.location,
+                    head: head(),
+                    place,
+                };
+                match notes.iter_mut().find(|note| note.slot == slot) {
+                    Some(old) if old.location > header.location => {}
+                    Some(old) => *old = note,
+                    None => notes.push(note),
+                }
+            }
+            Effect::End { owner } => {
+                self.owners.remove(&owner);
+                self.early.remove(&owner);
+            }
+        }
+    }
+}
+
+fn before(place: Place, mark: Mark) -> bool {
+    Mark {
+        segment: u64::from(place.segment),
+        offset: place.offset,
+    } < mark
+}
+
+/// Segment numbers in a directory.
+pub(super) fn list(fs: &dyn Fs, layout: &Layout) -> Result<Vec<u64>, JournalError> {
+    let names = match fs.read_dir(&layout.segments) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(JournalError::io("listing", &layout.segments, error)),
+    };
+    let mut numbers: Vec<u64> = names
+        .iter()
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn open_all(
+    fs: &dyn Fs,
+    layout: &Layout,
+    numbers: &[u64],
+) -> Result<(Vec<Found>, Vec<(PathBuf, Damage)>), JournalError> {
+    let mut found = Vec::with_capacity(numbers.len());
+    let mut unreadable = Vec::new();
+    for &number in numbers {
+        let path = layout.segment(number);
+        let file: Arc<dyn FsFile> = match fs.open(&path, OpenMode::Read) {
+            Ok(file) => file.into(),
+            // Reclaimed while an inspection looks on.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(JournalError::io("opening", path, error)),
+        };
+        match read_header(&*file, &path, number)? {
+            Some((header, len)) => found.push(Found {
+                header,
+                len,
+                file,
+                path,
+            }),
+            None => {
+                let len = file
+                    .stat()
+                    .map_err(|error| JournalError::io("stat of", &path, error))?
+                    .len;
+                let damage = Damage {
+                    segment: number,
+                    offset: 0,
+                    len,
+                    missing: Vec::new(),
+                    what: "the segment's header cannot be read, so none of its frames can".into(),
+                    kept: None,
+                };
+                unreadable.push((path, damage));
+            }
+        }
+    }
+    Ok((found, unreadable))
+}
+
+/// Where the first frames say that segments end, and the highest mark among them.
+struct Ends {
+    stated: HashMap<u64, SegmentEnd>,
+    mark: Mark,
+}
+
+fn read_ends(found: &[Found]) -> Result<Ends, JournalError> {
+    let mut ends = Ends {
+        stated: HashMap::new(),
+        mark: Mark::default(),
+    };
+    // Newest first: a condition holds also where a later frame says that it was durable.
+    for segment in found.iter().rev() {
+        let failed = |error| JournalError::io("reading", &segment.path, error);
+        let limit = segment.header.limit().min(segment.len);
+        let mut reader = Reader::new(&*segment.file, segment.header.id, limit);
+        let (header, start) = match reader.at(SEGMENT_HEADER_BYTES).map_err(failed)? {
+            At::Frame(header, body) if header.what == What::Mark && header.kind == KIND_START => {
+                let Some(start) = Start::decode(body) else {
+                    continue;
+                };
+                (header, start)
+            }
+            At::Frame(header, _) => {
+                ends.mark = ends.mark.max(header.mark);
+                continue;
+            }
+            // The frame that would say is gone: any other that counts will do for the mark.
+            At::BadBody(_) | At::Nothing => {
+                let mark = reader.highest_mark(SEGMENT_HEADER_BYTES).map_err(failed)?;
+                ends.mark = ends.mark.max(mark);
+                continue;
+            }
+        };
+        if start.condition > 0 {
+            let copied = Mark {
+                segment: segment.header.number,
+                offset: start.condition,
+            };
+            let mut holds = ends.mark >= copied || intact(&mut reader, &start).map_err(failed)?;
+            if !holds {
+                ends.mark = ends
+                    .mark
+                    .max(reader.highest_mark(SEGMENT_HEADER_BYTES).map_err(failed)?);
+                holds = ends.mark >= copied;
+            }
+            ends.mark = ends.mark.max(header.mark);
+            if !holds {
+                continue;
+            }
+            for earlier in found {
+                let number = earlier.header.number;
+                let offset = if number == header.mark.segment {
+                    header.mark.offset
+                } else if number > header.mark.segment && number < segment.header.number {
+                    SEGMENT_HEADER_BYTES as u32
+                } else {
+                    continue;
+                };
+                let poisoned = !start.after_clean;
+                let end = SegmentEnd {
+                    segment: number,
+                    offset,
+                    poisoned,
+                };
+                ends.stated.entry(number).or_insert(end);
+            }
+        }
+        ends.mark = ends.mark.max(header.mark);
+        for end in &start.ends {
+            ends.stated.entry(end.segment).or_insert(*end);
+        }
+    }
+    Ok(ends)
+}
+
+/// Whether all frames up to a start's condition are here.
+fn intact(reader: &mut Reader<'_>, start: &Start) -> std::io::Result<bool> {
+    let mut offset = SEGMENT_HEADER_BYTES;
+    while offset < u64::from(start.condition) {
+        let At::Frame(header, _) = reader.at(offset)? else {
+            return Ok(false);
+        };
+        offset += header.frame_len();
+    }
+    Ok(true)
+}
+
+/// What a gap is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// Never acknowledged: the segment ends here.
+    Cut,
+    /// Acknowledged, and unreadable up to there; nothing is known behind it.
+    DamageToEnd(u64),
+    /// Acknowledged, and unreadable up to there, where frames go on.
+    DamageTo(u64),
+    /// The segment's own end, as far as anyone can tell.
+    End,
+}
+
+/// Classifies bytes at `here` that are not a frame. `mark`: the highest of any frame that counts;
+/// `next`: the next frame in this segment; `stated`: where a later segment says that this one
+/// ends.
+pub(super) fn classify(here: Mark, mark: Mark, next: Option<u64>, stated: Option<u64>) -> Gap {
+    if mark <= here {
+        return Gap::Cut;
+    }
+    match (next, stated) {
+        (Some(next), _) => Gap::DamageTo(next),
+        (None, Some(end)) if end > u64::from(here.offset) => Gap::DamageToEnd(end),
+        (None, None) if mark.segment == here.segment => Gap::DamageToEnd(u64::from(mark.offset)),
+        (None, _) => Gap::End,
+    }
+}
+
+fn scan_segment(
+    segment: &Found,
+    ends: &Ends,
+    state: &mut State,
+    damage: &mut Vec<Damage>,
+) -> Result<Segment, JournalError> {
+    let failed = |error| JournalError::io("reading", &segment.path, error);
+    let number = segment.header.number;
+    let small = u32::try_from(number).map_err(|_| JournalError::Corrupt {
+        path: segment.path.clone(),
+        text: format!("segment number {number} is out of range"),
+    })?;
+    let stated = ends.stated.get(&number).map(|end| u64::from(end.offset));
+    let readable = segment.header.limit().min(segment.len);
+    let limit = stated.map_or(readable, |end| end.min(readable));
+    let mut reader = Reader::new(&*segment.file, segment.header.id, limit);
+    let mut offset = SEGMENT_HEADER_BYTES;
+    let mut rest: Option<Mark> = None;
+    loop {
+        let mut missing = Vec::new();
+        if stated.map_or(offset >= limit, |end| offset >= end) {
+            break;
+        }
+        match reader.at(offset).map_err(failed)? {
+            At::Frame(header, body) => {
+                let len = header.frame_len();
+                // Bounded by the segment's length, which is checked to fit.
+                let place = Place {
+                    segment: small,
+                    offset: offset as u32,
+                    len: len as u32,
+                };
+                state.apply(&header, body, place);
+                offset += len;
+                continue;
+            }
+            At::BadBody(header) => {
+                if matches!(header.what, What::Effect(_)) {
+                    missing.push(header.location);
+                }
+            }
+            At::Nothing => {}
+        }
+        let behind = match rest {
+            Some(mark) => mark,
+            None => {
+                let mark = reader.highest_mark(offset + 8).map_err(failed)?;
+                *rest.insert(mark)
+            }
+        };
+        let next = reader.next_valid(offset + 8).map_err(failed)?;
+        let here = Mark {
+            segment: number,
+            offset: offset as u32,
+        };
+        let mark = behind.max(ends.mark).max(state.mark);
+        let (to, go_on) = match classify(here, mark, next, stated) {
+            Gap::Cut | Gap::End => break,
+            Gap::DamageTo(to) => (to, true),
+            Gap::DamageToEnd(to) => (to, false),
+        };
+        let what = if missing.is_empty() {
+            "no frame can be read"
+        } else {
+            "a frame's bytes differ"
+        };
+        damage.push(Damage {
+            segment: number,
+            offset,
+            len: to - offset,
+            missing,
+            what: what.into(),
+            kept: None,
+        });
+        offset = to;
+        if !go_on {
+            break;
+        }
+    }
+    Ok(Segment {
+        number,
+        bytes: segment.header.bytes,
+        id: segment.header.id,
+        file: Arc::clone(&segment.file),
+        end: offset,
+        live: 0,
+        poisoned: ends.stated.get(&number).is_some_and(|end| end.poisoned),
+    })
+}
+
+/// Reads the log. Changes nothing.
+pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
+    let numbers = list(fs, layout)?;
+    let (found, bad) = open_all(fs, layout, &numbers)?;
+    let journal = found.last().map(|segment| segment.header.journal);
+    if let Some(other) = found
+        .iter()
+        .find(|segment| Some(segment.header.journal) != journal)
+    {
+        return Err(JournalError::Corrupt {
+            path: other.path.clone(),
+            text: "the segment belongs to another journal".into(),
+        });
+    }
+    let ends = read_ends(&found)?;
+    let mut state = State {
+        mark: Mark::default(),
+        ..State::default()
+    };
+    let mut damage = Vec::new();
+    let mut index = Index::default();
+    let mut with_records = HashSet::new();
+    for segment in &found {
+        let records = state.records;
+        let scanned = scan_segment(segment, &ends, &mut state, &mut damage)?;
+        if state.records > records {
+            with_records.insert(scanned.number);
+        }
+        index.segments.insert(scanned.number, scanned);
+    }
+    let mark = state.mark.max(ends.mark);
+    let mut unreadable = Vec::new();
+    for (path, lost) in bad {
+        unreadable.push((path, damage.len()));
+        damage.push(lost);
+    }
+
+    let before_mark = index
+        .segments
+        .range(..mark.segment)
+        .next_back()
+        .and_then(|(number, _)| ends.stated.get(number).copied());
+    let mark_only = !with_records.contains(&mark.segment);
+    let next_number = numbers
+        .last()
+        .map_or(1, |last| last + 1)
+        .max(mark.segment + 1);
+    let next_location = state.highest
+        + if state.clean || (state.highest == 0 && numbers.is_empty()) {
+            1
+        } else {
+            UNSEEN_LOCATIONS
+        };
+    let orphan_notes = if damage.is_empty() {
+        0
+    } else {
+        orphans(&state, &mut damage)
+    };
+    let tail = dedupe(std::mem::take(&mut state.tail));
+    let recovered = Recovered {
+        owners: into_owners(std::mem::take(&mut state.owners), &mut index),
+        damage,
+        clean: state.clean,
+        next_location,
+        records: state.records,
+        moved: false,
+        orphan_notes,
+    };
+    Ok(Scan {
+        index,
+        recovered,
+        tail,
+        mark,
+        before_mark,
+        mark_only,
+        next_number,
+        journal,
+        unreadable,
+    })
+}
+
+/// Notes whose owner is missing name what the damage took.
+fn orphans(state: &State, damage: &mut [Damage]) -> u64 {
+    let mut lost: Vec<Location> = state.early.keys().copied().collect();
+    lost.sort_unstable();
+    if let Some(first) = damage.first_mut() {
+        for location in lost {
+            if !first.missing.contains(&location) {
+                first.missing.push(location);
+            }
+        }
+    }
+    state.early.values().map(|notes| notes.len() as u64).sum()
+}
+
+/// Of a record that lies in the tail twice (an open that did not get through had copied it), the
+/// later copy.
+fn dedupe(tail: VecDeque<TailFrame>) -> Vec<TailFrame> {
+    let mut last = HashMap::new();
+    for (at, frame) in tail.iter().enumerate() {
+        last.insert(frame.header.location, at);
+    }
+    tail.into_iter()
+        .enumerate()
+        .filter(|(at, frame)| last.get(&frame.header.location) == Some(at))
+        .map(|(_, frame)| frame)
+        .collect()
+}
+
+fn into_owners(live: HashMap<Location, Live>, index: &mut Index) -> Vec<RecoveredOwner> {
+    let mut owners = Vec::with_capacity(live.len());
+    for (location, mut live) in live {
+        // Lengths were bounded when the record was written.
+        let owner = Owner::new(live.begin, live.head.len() as u32, live.payload);
+        live.notes.sort_unstable_by_key(|note| note.slot);
+        let places = live
+            .notes
+            .iter()
+            .map(|note| NotePlace {
+                slot: note.slot,
+                location: note.location,
+                place: note.place,
+            })
+            .collect();
+        index.insert(location, owner, places);
+        let notes = live.notes.into_iter().map(|note| RecoveredNote {
+            slot: note.slot,
+            kind: note.kind,
+            location: note.location,
+            head: Bytes::from(note.head),
+        });
+        owners.push(RecoveredOwner {
+            location,
+            kind: live.kind,
+            head: Bytes::from(live.head),
+            payload: live.payload.len(),
+            notes: notes.collect(),
+        });
+    }
+    owners.sort_unstable_by_key(|owner| owner.location);
+    owners
+}
+
+/// Reads the raw bytes of a damaged place, as far as the file has them.
+pub(super) fn raw(
+    file: &dyn FsFile,
+    damage: &Damage,
+    path: &Path,
+) -> Result<Vec<u8>, JournalError> {
+    let failed = |error| JournalError::io("reading", path, error);
+    let len = file.stat().map_err(failed)?.len;
+    let take = damage.len.min(len.saturating_sub(damage.offset));
+    let mut bytes = vec![0; take as usize];
+    file.read_exact_at(&mut bytes, damage.offset)
+        .map_err(failed)?;
+    Ok(bytes)
 }

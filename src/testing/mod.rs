@@ -3,6 +3,7 @@
 //! Owns: an S3 server on loopback with a fault plan and counters ([`server`]). Does not own:
 //! anything that runs in production, and no AWS SDK: what talks to the server brings its own.
 
+pub mod fs;
 pub mod remote;
 pub mod server;
 

@@ -1,0 +1,175 @@
+//! Room for the end: how much preallocated space there must be before a task may begin, and when
+//! a segment is worth emptying. Pure decisions; the figures come from the committer.
+//!
+//! Invariant: whenever a `Begin` is written, free preallocated room covers the `End` of every
+//! live owner (the new one too), one copy forward of the oldest segment, and one segment for the
+//! next open. So with a full disk everything that is live can still end, and every open can take
+//! the clean mark away.
+
+use super::frame;
+use super::segment::SEGMENT_HEADER_BYTES;
+
+/// The figures that decide about room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Bytes of a standard segment.
+    pub segment_bytes: u64,
+    /// Bytes of the largest `End`.
+    pub end_bytes: u64,
+    /// Bytes left in the segment that is written to.
+    pub active_rest: u64,
+    /// Standard segments held ready.
+    pub spares: u64,
+    /// Live owners, those admitted and not yet written included.
+    pub owners: u64,
+    /// Live bytes of the oldest segment.
+    pub oldest_live: u64,
+    /// Bytes of records that are admitted and not yet written.
+    pub planned: u64,
+}
+
+impl Room {
+    /// Bytes of frames that a fresh segment surely takes: a frame that does not fit the rest of
+    /// a segment leaves it unused, so one `End` a segment is written off.
+    pub(crate) fn usable(&self) -> u64 {
+        (self.segment_bytes - 2 * SEGMENT_HEADER_BYTES - frame::START_BYTES)
+            .saturating_sub(self.end_bytes)
+    }
+
+    /// Preallocated bytes that are free.
+    pub(crate) fn free(&self) -> u64 {
+        (self.active_rest.saturating_sub(self.end_bytes) + self.spares * self.usable())
+            .saturating_sub(self.planned)
+    }
+
+    /// Bytes that what is live will need in order to end.
+    pub(crate) fn owed(&self) -> u64 {
+        self.owners * self.end_bytes + self.oldest_live
+    }
+
+    /// Whether an owner may begin with a record of `bytes`. It adds its own end, and one copy of
+    /// itself.
+    pub(crate) fn admits_begin(&self, bytes: u64) -> bool {
+        self.free() >= 2 * bytes + self.owed() + self.end_bytes + self.usable()
+    }
+
+    /// Whether a note of `bytes` may be written: it may use the room kept for the next open, not
+    /// the room in which tasks end.
+    pub(crate) fn admits_note(&self, bytes: u64) -> bool {
+        self.free() >= bytes + self.owed()
+    }
+
+    /// Whether a note that can be left out may be written.
+    pub(crate) fn admits_optional(&self, bytes: u64) -> bool {
+        self.free() >= bytes + self.owed() + self.usable()
+    }
+
+    /// Whether another spare should be made, with `waiting` bytes of records to come.
+    pub(crate) fn wants_spare(&self, waiting: u64) -> bool {
+        let ahead = self.usable() / 2;
+        self.free() < self.owed() + self.usable() + ahead + 2 * waiting
+    }
+}
+
+/// What to do with the oldest segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reclaim {
+    Nothing,
+    /// Nothing in it is live.
+    Remove,
+    /// Copy what is live in it forward.
+    Copy,
+}
+
+/// Decides about the oldest segment: `used` and `live` are bytes of frames in all segments.
+pub(crate) fn reclaim(
+    oldest_is_active: bool,
+    oldest_live: u64,
+    used: u64,
+    live: u64,
+    segment_bytes: u64,
+    short: bool,
+) -> Reclaim {
+    if oldest_is_active {
+        Reclaim::Nothing
+    } else if oldest_live == 0 {
+        Reclaim::Remove
+    } else if live * 2 < used || (short && used.saturating_sub(live) >= segment_bytes / 4) {
+        Reclaim::Copy
+    } else {
+        Reclaim::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn room() -> impl Strategy<Value = Room> {
+        (
+            12_u64..20,
+            64_u64..512,
+            0_u64..65_536,
+            0_u64..6,
+            0_u64..200,
+            0_u64..65_536,
+        )
+            .prop_map(|(shift, end, rest, spares, owners, oldest)| {
+                let segment_bytes = 1 << shift;
+                Room {
+                    segment_bytes,
+                    end_bytes: end.next_multiple_of(8),
+                    active_rest: rest.min(segment_bytes),
+                    spares,
+                    owners,
+                    oldest_live: oldest.min(segment_bytes),
+                    planned: 0,
+                }
+            })
+    }
+
+    proptest! {
+        /// E20, C9: what has begun can end. After any admitted Begin, all Ends fit, one by one,
+        /// and so does a copy of the oldest segment, without a new file.
+        #[test]
+        fn what_begins_can_end(mut room in room(), bytes in 64_u64..4096) {
+            let bytes = bytes.next_multiple_of(8);
+            prop_assume!(room.admits_begin(bytes));
+            // The record is written, at worst at the front of a fresh segment.
+            if room.active_rest >= bytes {
+                room.active_rest -= bytes;
+            } else {
+                room.spares -= 1;
+                room.active_rest = room.segment_bytes - 2 * SEGMENT_HEADER_BYTES
+                    - frame::START_BYTES - bytes.min(room.usable());
+            }
+            room.owners += 1;
+            for _ in 0..room.owners {
+                if room.active_rest < room.end_bytes {
+                    prop_assert!(room.spares > 0, "no room for an end: {room:?}");
+                    room.spares -= 1;
+                    room.active_rest = room.segment_bytes - 2 * SEGMENT_HEADER_BYTES
+                        - frame::START_BYTES;
+                }
+                room.active_rest -= room.end_bytes;
+            }
+            prop_assert!(
+                room.active_rest + room.spares * room.usable() >= room.oldest_live,
+                "no room for a copy: {room:?}"
+            );
+        }
+
+        /// The oldest segment is copied only where that gains something.
+        #[test]
+        fn copying_needs_a_reason(live in 0_u64..100_000, dead in 0_u64..100_000, short: bool) {
+            let decision = reclaim(false, live.min(4096), live + dead, live, 4096, short);
+            match decision {
+                Reclaim::Copy => prop_assert!(live < dead || (short && dead >= 1024)),
+                Reclaim::Remove => prop_assert_eq!(live, 0),
+                Reclaim::Nothing => prop_assert!(live >= dead),
+            }
+            prop_assert_eq!(reclaim(true, live, live + dead, live, 4096, short), Reclaim::Nothing);
+        }
+    }
+}
