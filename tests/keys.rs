@@ -237,9 +237,11 @@ fn e33_a_state_that_can_come_back_waits_for_the_signature_of_who_needs_it() {
         up(&queue, "k", "c", rewritable()).await;
         assert!(sent.elapsed() < Duration::from_secs(60), "nothing else waits");
         let again = put(&queue, "k", "a", rewritable()).await;
-        let elsewhere = Instant::now();
-        up(&queue, "other", "a", rewritable()).await;
-        assert!(elsewhere.elapsed() < Duration::from_secs(1), "other keys do not wait");
+        if rig.config.max_tasks > 1 {
+            let elsewhere = Instant::now();
+            up(&queue, "other", "a", rewritable()).await;
+            assert!(elsewhere.elapsed() < Duration::from_secs(1), "other keys do not wait");
+        }
         tokio::time::sleep(LIFETIME - Duration::from_secs(60)).await;
         assert_eq!(rig.remote.land_late(), [false]);
         assert!(matches!(settled(&again).await, Settlement::Uploaded(_)));
@@ -481,20 +483,22 @@ fn joins_concurrent_submits_of_one_key_and_bytes() {
         let filler = submit(&queue, "filler", "f").await;
         let submits = (0..32).map(|_| submit(&queue, "k", "same"));
         let receipts = futures::future::join_all(submits).await;
+        let mut uploaded = 0;
         for receipt in &receipts {
-            let settlement = settled(receipt).await;
-            assert!(matches!(settlement, Settlement::Uploaded(_)), "{settlement:?}");
+            match settled(receipt).await {
+                Settlement::Uploaded(_) => uploaded += 1,
+                // Admitted after the first had ended: a write-once key that is taken.
+                Settlement::PreconditionFailed => assert_eq!(rig.config.max_tasks, 1),
+                other => panic!("{other:?}"),
+            }
         }
+        assert!(uploaded == 32 || rig.config.max_tasks == 1 && uploaded >= 1, "{uploaded}");
         settled(&filler).await;
         assert_eq!(rig.remote.object("k").unwrap(), "same");
-        assert!(queue.snapshot().peak_tasks <= queue_limit(&rig));
+        assert!(queue.snapshot().peak_tasks <= rig.config.max_tasks);
         queue.shutdown().await.unwrap();
         assert_empty(&queue);
     });
-}
-
-fn queue_limit(rig: &Rig) -> u64 {
-    rig.config.max_tasks
 }
 
 /// Every write of a protected key names the state that it was decided on.
