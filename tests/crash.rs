@@ -480,7 +480,7 @@ fn c9_a_full_disk_holds_new_tasks_back_and_resumes_without_a_restart() {
     paused(async {
         let rig = Rig::new();
         let queue = rig.open().await;
-        rig.remote.always(Some(Call::Put), None, Fault::Delay(Duration::from_secs(30)));
+        rig.remote.always(Some(Call::Put), None, Fault::Delay(Duration::from_secs(5)));
         let mut waiting = Vec::new();
         rig.fs.set_capacity(Some(rig.fs.used() + 512 * 1024));
         let mut full = None;
