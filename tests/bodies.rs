@@ -1,8 +1,8 @@
 //! Bodies: bytes, adopted and borrowed files, parts; and how they are read back.
 
-mod support;
 #[path = "support/lives.rs"]
 mod lives;
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +21,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MIB: usize = 1024 * 1024;
 
 async fn put(queue: &UploadQueue, key: &str, body: impl Into<Body>, options: Options) -> Receipt {
-    queue.submit(key, body, options).within(HOUR).await.expect("admitted")
+    queue
+        .submit(key, body, options)
+        .within(HOUR)
+        .await
+        .expect("admitted")
 }
 
 fn in_parts(rig: &mut Rig) {
@@ -57,8 +61,13 @@ fn a12_a_vanished_file_is_source_missing_and_never_a_success() {
         rig.config.inline_bytes = 16;
         let queue = rig.open().await;
         for body in [Body::Borrow, Body::Adopt] {
-            let error = queue.submit("k", body("/f/none".into()), Options::default()).await;
-            assert!(matches!(error, Err(Error::SourceMissing { .. })), "{error:?}");
+            let error = queue
+                .submit("k", body("/f/none".into()), Options::default())
+                .await;
+            assert!(
+                matches!(error, Err(Error::SourceMissing { .. })),
+                "{error:?}"
+            );
         }
         assert_empty(&queue);
         queue.pause(PauseWhat::Uploads);
@@ -67,7 +76,10 @@ fn a12_a_vanished_file_is_source_missing_and_never_a_success() {
         rig.fs.unlink(&path).unwrap();
         queue.resume(PauseWhat::Uploads);
         let cause = Cause::SourceMissing("/f/borrowed".to_owned());
-        assert_eq!(settled(&borrowed).await, Settlement::Quarantined(cause.clone()));
+        assert_eq!(
+            settled(&borrowed).await,
+            Settlement::Quarantined(cause.clone())
+        );
         assert_eq!(queue.quarantined()[0].cause, cause);
         assert_eq!(rig.remote.count(Call::Put, "k"), 0);
         queue.pause(PauseWhat::Uploads);
@@ -76,18 +88,27 @@ fn a12_a_vanished_file_is_source_missing_and_never_a_success() {
         adopted.durable().await.unwrap();
         let names = rig.fs.names(Path::new("/q"));
         let kept = names.iter().find(|path| {
-            rig.fs.peek(path).is_some_and(|bytes| bytes == b"some bytes of another file")
+            rig.fs
+                .peek(path)
+                .is_some_and(|bytes| bytes == b"some bytes of another file")
         });
         rig.fs.unlink(kept.expect("its own file")).unwrap();
         queue.resume(PauseWhat::Uploads);
         let settlement = settled(&adopted).await;
         assert!(
-            matches!(&settlement, Settlement::Quarantined(Cause::SourceMissing(_))),
+            matches!(
+                &settlement,
+                Settlement::Quarantined(Cause::SourceMissing(_))
+            ),
             "{settlement:?}"
         );
         assert_eq!(rig.remote.keys(), [""; 0]);
         tokio::time::sleep(HOUR).await;
-        assert_eq!(rig.remote.seen(), [], "one attempt, and nothing was sent in it");
+        assert_eq!(
+            rig.remote.seen(),
+            [],
+            "one attempt, and nothing was sent in it"
+        );
         queue.shutdown().await.unwrap();
     });
 }
@@ -102,22 +123,33 @@ fn e27_a_borrowed_file_that_changes_is_source_changed_and_nothing_of_it_is_in_s3
             in_parts(&mut rig);
             let queue = rig.open().await;
             let other: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
-            for (n, how) in ["rewrite", "replace", "grow", "shrink"].into_iter().enumerate() {
+            for (n, how) in ["rewrite", "replace", "grow", "shrink"]
+                .into_iter()
+                .enumerate()
+            {
                 let key = format!("k{n}");
                 let path = file(&rig, &format!("/f/{n}"), bytes);
                 queue.pause(PauseWhat::Uploads);
-                let receipt = put(&queue, &key, Body::Borrow(path.clone()), Options::default()).await;
+                let receipt =
+                    put(&queue, &key, Body::Borrow(path.clone()), Options::default()).await;
                 receipt.durable().await.unwrap();
                 let open = rig.fs.open(&path, OpenMode::ReadWrite);
                 match how {
                     "rewrite" => open.unwrap().write_all_at(&other, 0).unwrap(),
                     "replace" => drop(file(&rig, path.to_str().unwrap(), bytes)),
-                    "grow" => open.unwrap().write_all_at(b"more", bytes.len() as u64).unwrap(),
+                    "grow" => open
+                        .unwrap()
+                        .write_all_at(b"more", bytes.len() as u64)
+                        .unwrap(),
                     _ => drop(file(&rig, path.to_str().unwrap(), &bytes[1..])),
                 }
                 queue.resume(PauseWhat::Uploads);
                 let cause = Cause::SourceChanged(path.display().to_string());
-                assert_eq!(settled(&receipt).await, Settlement::Quarantined(cause), "{how}");
+                assert_eq!(
+                    settled(&receipt).await,
+                    Settlement::Quarantined(cause),
+                    "{how}"
+                );
                 assert_eq!(rig.remote.object(&key), None);
             }
             assert_eq!(rig.remote.seen(), []);
@@ -134,9 +166,21 @@ fn e27_a_borrowed_file_that_changes_is_source_changed_and_nothing_of_it_is_in_s3
         rig.config.part_concurrency = 1;
         let queue = rig.open().await;
         let path = file(&rig, "/f/torn", &large());
-        rig.remote.always(Some(Call::UploadPart), None, Fault::Delay(Duration::from_secs(1)));
-        let receipt = put(&queue, "torn", Body::Borrow(path.clone()), Options::default()).await;
-        rig.remote.wait_for(|remote| remote.count(Call::UploadPart, "torn") == 2).await;
+        rig.remote.always(
+            Some(Call::UploadPart),
+            None,
+            Fault::Delay(Duration::from_secs(1)),
+        );
+        let receipt = put(
+            &queue,
+            "torn",
+            Body::Borrow(path.clone()),
+            Options::default(),
+        )
+        .await;
+        rig.remote
+            .wait_for(|remote| remote.count(Call::UploadPart, "torn") == 2)
+            .await;
         let open = rig.fs.open(&path, OpenMode::ReadWrite).unwrap();
         open.write_all_at(b"torn", 10 * MIB as u64 + 7).unwrap();
         let cause = Cause::SourceChanged("/f/torn".to_owned());
@@ -155,12 +199,28 @@ fn an_adopted_file_is_never_in_neither_place() {
         let rig = Rig::new();
         let queue = rig.open().await;
         let path = file(&rig, "/f/a", b"adopted bytes");
-        rig.fs.fail(fs::Fault { call: Some(fs::Call::Rename), after: 0, errno: EIO, forever: false });
-        let receipt = queue.submit("k", Body::Adopt(path.clone()), Options::default()).now().unwrap();
+        rig.fs.fail(fs::Fault {
+            call: Some(fs::Call::Rename),
+            after: 0,
+            errno: EIO,
+            forever: false,
+        });
+        let receipt = queue
+            .submit("k", Body::Adopt(path.clone()), Options::default())
+            .now()
+            .unwrap();
         assert!(matches!(settled(&receipt).await, Settlement::Refused(_)));
-        assert_eq!(rig.fs.peek(&path).unwrap(), b"adopted bytes", "refused: still the caller's");
+        assert_eq!(
+            rig.fs.peek(&path).unwrap(),
+            b"adopted bytes",
+            "refused: still the caller's"
+        );
         let receipt = put(&queue, "k", Body::Adopt(path.clone()), Options::default()).await;
-        assert_eq!(queue.get("k", None).await.unwrap(), "adopted bytes", "also on its way in");
+        assert_eq!(
+            queue.get("k", None).await.unwrap(),
+            "adopted bytes",
+            "also on its way in"
+        );
         assert!(matches!(settled(&receipt).await, Settlement::Uploaded(_)));
         assert_eq!(rig.fs.peek(&path), None);
         assert_eq!(rig.remote.object("k").unwrap(), "adopted bytes");
@@ -172,14 +232,20 @@ fn an_adopted_file_is_never_in_neither_place() {
         let path = file(&lives.rig, "/f/a", b"adopted bytes");
         lives.rig.remote.always(None, None, Fault::Hang);
         lives.live(End::PowerCut(seed), async |queue| {
-            let _receipt = queue.submit("k", Body::Adopt(path.clone()), Options::default()).now();
+            let _receipt = queue
+                .submit("k", Body::Adopt(path.clone()), Options::default())
+                .now();
             for _ in 0..seed / 8 {
                 tokio::task::yield_now().await;
             }
         });
         lives.live(End::Kill, async |queue| {
             let ours = !queue.pending().is_empty();
-            let theirs = lives.rig.fs.peek(&path).is_some_and(|bytes| bytes == b"adopted bytes");
+            let theirs = lives
+                .rig
+                .fs
+                .peek(&path)
+                .is_some_and(|bytes| bytes == b"adopted bytes");
             assert!(ours || theirs, "{seed}: it is in neither place");
             if ours {
                 assert_eq!(queue.get("k", None).await.unwrap(), "adopted bytes");
@@ -213,13 +279,24 @@ fn d14_a_completion_that_fails_is_told_right_whatever_it_did() {
                 in_parts(&mut rig);
                 rig.remote.ignore_conditions(ignoring);
                 let queue = rig.open().await;
-                rig.remote.once(Some(Call::CompleteMultipart), Some("k"), fault.clone());
-                let options = Options { policy, ..Options::default() };
+                rig.remote
+                    .once(Some(Call::CompleteMultipart), Some("k"), fault.clone());
+                let options = Options {
+                    policy,
+                    ..Options::default()
+                };
                 let receipt = put(&queue, "k", large(), options).await;
                 let settlement = settled(&receipt).await;
-                assert!(matches!(settlement, Settlement::Uploaded(_)), "{settlement:?}");
+                assert!(
+                    matches!(settlement, Settlement::Uploaded(_)),
+                    "{settlement:?}"
+                );
                 assert_eq!(rig.remote.object("k").unwrap(), large());
-                assert_eq!(rig.remote.count(Call::UploadPart, "k"), 3, "no part is sent twice");
+                assert_eq!(
+                    rig.remote.count(Call::UploadPart, "k"),
+                    3,
+                    "no part is sent twice"
+                );
                 queue.shutdown().await.unwrap();
                 assert_eq!(rig.remote.unfinished(), 0);
                 assert_empty(&queue);
@@ -236,7 +313,11 @@ fn d13_no_end_of_a_multipart_upload_leaves_one_behind() {
         (Call::CompleteMultipart, None, false),
         (
             Call::UploadPart,
-            Some(Fault::Error(RemoteError::permanent("UploadPart", 400, "InvalidArgument"))),
+            Some(Fault::Error(RemoteError::permanent(
+                "UploadPart",
+                400,
+                "InvalidArgument",
+            ))),
             false,
         ),
         (Call::UploadPart, Some(Fault::Panic("in a part")), false),
@@ -273,25 +354,48 @@ fn d13_no_end_of_a_multipart_upload_leaves_one_behind() {
 fn get_serves_what_was_submitted_last_wherever_it_is() {
     both(async |rig| {
         let queue = rig.open().await;
-        let rewritable = || Options { policy: KeyPolicy::Rewritable, ..Options::default() };
+        let rewritable = || Options {
+            policy: KeyPolicy::Rewritable,
+            ..Options::default()
+        };
         rig.remote.plant("theirs", "0123456789");
         assert_eq!(queue.get("theirs", None).await.unwrap(), "0123456789");
         assert_eq!(queue.get("theirs", Some((2, 3))).await.unwrap(), "234");
-        assert!(matches!(queue.get("theirs", Some((8, 3))).await, Err(Error::OutOfRange { .. })));
-        assert!(matches!(queue.get("none", None).await, Err(Error::NotFound { .. })));
+        assert!(matches!(
+            queue.get("theirs", Some((8, 3))).await,
+            Err(Error::OutOfRange { .. })
+        ));
+        assert!(matches!(
+            queue.get("none", None).await,
+            Err(Error::NotFound { .. })
+        ));
         let first = put(&queue, "k", "first", rewritable()).await;
         settled(&first).await;
         queue.pause(PauseWhat::Uploads);
         let second = put(&queue, "k", "second", rewritable()).await;
         assert_eq!(queue.get("k", None).await.unwrap(), "second");
         assert_eq!(queue.get("k", Some((1, 2))).await.unwrap(), "ec");
-        assert!(matches!(queue.get("k", Some((6, 1))).await, Err(Error::OutOfRange { .. })));
+        assert!(matches!(
+            queue.get("k", Some((6, 1))).await,
+            Err(Error::OutOfRange { .. })
+        ));
         assert_eq!(rig.remote.count(Call::Get, "k"), 0);
         queue.resume(PauseWhat::Uploads);
         settled(&second).await;
-        rig.remote.always(Some(Call::Delete), Some("k"), Fault::Delay(Duration::from_secs(5)));
-        let delete = queue.delete("k", Options::default()).within(HOUR).await.unwrap();
-        assert!(matches!(queue.get("k", None).await, Err(Error::NotFound { .. })));
+        rig.remote.always(
+            Some(Call::Delete),
+            Some("k"),
+            Fault::Delay(Duration::from_secs(5)),
+        );
+        let delete = queue
+            .delete("k", Options::default())
+            .within(HOUR)
+            .await
+            .unwrap();
+        assert!(matches!(
+            queue.get("k", None).await,
+            Err(Error::NotFound { .. })
+        ));
         assert!(rig.remote.object("k").is_some(), "it is still there");
         assert_eq!(settled(&delete).await, Settlement::Deleted);
         queue.shutdown().await.unwrap();
@@ -310,24 +414,40 @@ fn quarantine_is_kept_replayed_and_purged() {
         }
         let queue = rig.open().await;
         let a = submit(&queue, "a", "1").await;
-        assert!(matches!(settled(&a).await, Settlement::Quarantined(Cause::Refused(_))));
+        assert!(matches!(
+            settled(&a).await,
+            Settlement::Quarantined(Cause::Refused(_))
+        ));
         let b = submit(&queue, "b", "2").await;
         settled(&b).await;
         assert_eq!(rig.remote.count(Call::Put, ""), 2, "one attempt each");
-        assert!(matches!(queue.drain().await, Err(Error::NotUploaded { .. })));
+        assert!(matches!(
+            queue.drain().await,
+            Err(Error::NotUploaded { .. })
+        ));
         queue.shutdown().await.unwrap();
         drop(queue);
         let queue = rig.open().await;
         assert_eq!(queue.quarantined().len(), 2);
-        assert_eq!(queue.get("a", None).await.unwrap(), "1", "its bytes are kept");
+        assert_eq!(
+            queue.get("a", None).await.unwrap(),
+            "1",
+            "its bytes are kept"
+        );
         let replayed = queue.replay(a.task()).await.unwrap();
         assert!(matches!(settled(&replayed).await, Settlement::Uploaded(_)));
-        assert!(matches!(queue.replay(a.task()).await, Err(Error::NoSuchTask(_))));
+        assert!(matches!(
+            queue.replay(a.task()).await,
+            Err(Error::NoSuchTask(_))
+        ));
         queue.purge(b.task()).unwrap();
         assert!(matches!(queue.purge(b.task()), Err(Error::NoSuchTask(_))));
         queue.pause(PauseWhat::Uploads);
         let c = submit(&queue, "c", "3").await;
-        assert!(matches!(queue.purge(c.task()), Err(Error::WrongState { .. })));
+        assert!(matches!(
+            queue.purge(c.task()),
+            Err(Error::WrongState { .. })
+        ));
         queue.cancel(c.task()).unwrap();
         assert_eq!(settled(&c).await, Settlement::Cancelled);
         queue.resume(PauseWhat::Uploads);

@@ -1,8 +1,8 @@
 //! What survives: crashes, copies of the directory, damage, full and failing disks.
 
-mod support;
 #[path = "support/lives.rs"]
 mod lives;
+mod support;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,17 +20,29 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MIB: usize = 1024 * 1024;
 
 fn coalescing() -> Options {
-    Options { policy: KeyPolicy::Rewritable, coalesce: true, ..Options::default() }
+    Options {
+        policy: KeyPolicy::Rewritable,
+        coalesce: true,
+        ..Options::default()
+    }
 }
 
 async fn put(queue: &UploadQueue, key: &str, body: impl Into<Body>, options: Options) -> Receipt {
-    queue.submit(key, body, options).within(HOUR).await.expect("admitted")
+    queue
+        .submit(key, body, options)
+        .within(HOUR)
+        .await
+        .expect("admitted")
 }
 
 async fn all_up(queue: &UploadQueue) {
     for task in queue.pending() {
         let settlement = settled(&task.receipt).await;
-        assert!(matches!(settlement, Settlement::Uploaded(_)), "{}: {settlement:?}", task.key);
+        assert!(
+            matches!(settlement, Settlement::Uploaded(_)),
+            "{}: {settlement:?}",
+            task.key
+        );
     }
 }
 
@@ -59,10 +71,16 @@ fn d13_a_crash_at_every_step_of_a_multipart_upload_leaves_no_upload_behind() {
     ]
     .into();
     // Before the step has an effect, and after it.
-    for (at, fault) in
-        steps.iter().flat_map(|step| [Fault::Hang, Fault::HangAfter].map(|fault| (*step, fault)))
+    for (at, fault) in steps
+        .iter()
+        .flat_map(|step| [Fault::Hang, Fault::HangAfter].map(|fault| (*step, fault)))
     {
-        for end in [End::Kill, End::PowerCut(0), End::PowerCut(1), End::PowerCut(3)] {
+        for end in [
+            End::Kill,
+            End::PowerCut(0),
+            End::PowerCut(1),
+            End::PowerCut(3),
+        ] {
             let lives = Lives::of(in_parts());
             let remote = &lives.rig.remote;
             let (call, nth) = at;
@@ -73,11 +91,17 @@ fn d13_a_crash_at_every_step_of_a_multipart_upload_leaves_no_upload_behind() {
                 remote.always(Some(call), Some("k"), fault.clone());
                 let receipt = put(queue, "k", body.clone(), Options::default()).await;
                 receipt.durable().await.unwrap();
-                remote.wait_for(|remote| remote.count(call, "k") > nth).await;
+                remote
+                    .wait_for(|remote| remote.count(call, "k") > nth)
+                    .await;
             });
             remote.heal();
             lives.live(End::Clean, async |queue| all_up(queue).await);
-            assert_eq!(remote.object("k").unwrap(), body, "{at:?} {fault:?} {end:?}");
+            assert_eq!(
+                remote.object("k").unwrap(),
+                body,
+                "{at:?} {fault:?} {end:?}"
+            );
             assert_eq!(remote.unfinished(), 0, "{at:?} {fault:?} {end:?}");
         }
     }
@@ -91,12 +115,25 @@ fn d13_an_upload_that_was_begun_again_is_found_too() {
     let remote = &lives.rig.remote;
     lives.live(End::Kill, async |queue| {
         let gone = RemoteError::transient("UploadPart");
-        let gone = RemoteError { code: Some("NoSuchUpload".to_owned()), ..gone };
-        remote.once(Some(Call::CreateMultipart), Some("k"), Fault::Delay(Duration::ZERO));
+        let gone = RemoteError {
+            code: Some("NoSuchUpload".to_owned()),
+            ..gone
+        };
+        remote.once(
+            Some(Call::CreateMultipart),
+            Some("k"),
+            Fault::Delay(Duration::ZERO),
+        );
         remote.once(Some(Call::UploadPart), Some("k"), Fault::Error(gone));
         remote.once(Some(Call::CreateMultipart), Some("k"), Fault::HangAfter);
-        put(queue, "k", large(2), Options::default()).await.durable().await.unwrap();
-        remote.wait_for(|remote| remote.count(Call::CreateMultipart, "k") == 2).await;
+        put(queue, "k", large(2), Options::default())
+            .await
+            .durable()
+            .await
+            .unwrap();
+        remote
+            .wait_for(|remote| remote.count(Call::CreateMultipart, "k") == 2)
+            .await;
     });
     remote.heal();
     lives.live(End::Clean, async |queue| all_up(queue).await);
@@ -115,10 +152,16 @@ fn c2_only_the_culprit_of_a_crash_loop_is_quarantined() {
         remote.always(Some(Call::Put), None, Fault::Hang);
         lives.live(End::Kill, async |queue| {
             for n in 0..20 {
-                submit(queue, &format!("k{n:02}"), "x").await.durable().await.unwrap();
+                submit(queue, &format!("k{n:02}"), "x")
+                    .await
+                    .durable()
+                    .await
+                    .unwrap();
             }
             let in_flight = workers.min(12);
-            remote.wait_for(|remote| remote.in_flight().0 == in_flight).await;
+            remote
+                .wait_for(|remote| remote.in_flight().0 == in_flight)
+                .await;
         });
         remote.heal();
         remote.always(Some(Call::Put), Some("k00"), Fault::Hang);
@@ -126,7 +169,9 @@ fn c2_only_the_culprit_of_a_crash_loop_is_quarantined() {
             let before = remote.count(Call::Put, "k00");
             lives.live(End::Kill, async |queue| {
                 assert!(queue.quarantined().is_empty());
-                remote.wait_for(|remote| remote.count(Call::Put, "k00") > before).await;
+                remote
+                    .wait_for(|remote| remote.count(Call::Put, "k00") > before)
+                    .await;
                 assert_eq!(remote.in_flight().0, 1, "a suspect runs alone");
             });
         }
@@ -138,7 +183,10 @@ fn c2_only_the_culprit_of_a_crash_loop_is_quarantined() {
             assert_eq!(culprit.key, "k00");
             assert_eq!(culprit.cause, Cause::CrashLoop { crashes: 3 });
             for task in queue.pending().into_iter().filter(|task| task.key != "k00") {
-                assert!(matches!(settled(&task.receipt).await, Settlement::Uploaded(_)));
+                assert!(matches!(
+                    settled(&task.receipt).await,
+                    Settlement::Uploaded(_)
+                ));
             }
         });
         assert_eq!(remote.keys().len(), 19);
@@ -147,10 +195,16 @@ fn c2_only_the_culprit_of_a_crash_loop_is_quarantined() {
         remote.heal();
         lives.live(End::Kill, async |queue| {
             let task = queue.quarantined()[0].task;
-            remote.once(Some(Call::Put), Some("k00"), Fault::Error(RemoteError::transient("x")));
+            remote.once(
+                Some(Call::Put),
+                Some("k00"),
+                Fault::Error(RemoteError::transient("x")),
+            );
             remote.once(Some(Call::Put), Some("k00"), Fault::Delay(HOUR));
             let _receipt = queue.replay(task).await.unwrap();
-            remote.wait_for(|remote| remote.count(Call::Put, "k00") == before + 2).await;
+            remote
+                .wait_for(|remote| remote.count(Call::Put, "k00") == before + 2)
+                .await;
         });
         lives.live(End::Clean, async |queue| all_up(queue).await);
         assert_eq!(remote.keys().len(), 20);
@@ -168,7 +222,9 @@ fn c2_a_clean_shutdown_charges_nobody() {
                 submit(queue, "k", "x").await;
             }
             let remote = &lives.rig.remote;
-            remote.wait_for(|remote| remote.count(Call::Put, "k") > life).await;
+            remote
+                .wait_for(|remote| remote.count(Call::Put, "k") > life)
+                .await;
             assert!(queue.quarantined().is_empty());
         });
     }
@@ -182,7 +238,11 @@ fn e10_the_earlier_generation_goes_only_when_the_later_one_is_durable() {
         let lives = Lives::of(Rig::new());
         lives.live(End::PowerCut(seed), async |queue| {
             queue.pause(PauseWhat::Uploads);
-            put(queue, "k", "one", coalescing()).await.durable().await.unwrap();
+            put(queue, "k", "one", coalescing())
+                .await
+                .durable()
+                .await
+                .unwrap();
             // The disk stops syncing before generation 2 has been synced.
             lives.rig.fs.fail(fs::Fault {
                 call: Some(fs::Call::Sync),
@@ -192,7 +252,10 @@ fn e10_the_earlier_generation_goes_only_when_the_later_one_is_durable() {
             });
             let second = put(queue, "k", "two", coalescing()).await;
             let _not_durable = second.durable().within(Duration::from_secs(1)).await;
-            assert!(!matches!(second.settlement(), Some(Settlement::Uploaded(_))));
+            assert!(!matches!(
+                second.settlement(),
+                Some(Settlement::Uploaded(_))
+            ));
         });
         lives.live(End::Clean, async |queue| all_up(queue).await);
         let found = lives.rig.remote.object("k").expect("one of them is there");
@@ -205,11 +268,17 @@ fn e10_the_earlier_generation_goes_only_when_the_later_one_is_durable() {
 fn e10_a_drain_that_covers_a_superseded_generation_waits_for_its_heir() {
     paused(async {
         let rig = Rig::new();
-        rig.remote.always(Some(Call::Put), Some("k"), Fault::Delay(Duration::from_secs(5)));
+        rig.remote.always(
+            Some(Call::Put),
+            Some("k"),
+            Fault::Delay(Duration::from_secs(5)),
+        );
         let queue = rig.open().await;
         // Fills the key's turn, so that the next one waits.
         let running = put(&queue, "k", "zero", coalescing()).await;
-        rig.remote.wait_for(|remote| remote.count(Call::Put, "k") == 1).await;
+        rig.remote
+            .wait_for(|remote| remote.count(Call::Put, "k") == 1)
+            .await;
         let first = put(&queue, "k", "one", coalescing()).await;
         first.durable().await.unwrap();
         let drain = queue.drain();
@@ -234,7 +303,11 @@ fn e10_a_key_superseded_every_10_ms_is_uploaded_within_the_age_bound() {
     for workers in [1, 16] {
         paused(async move {
             let rig = Rig::with(|config| config.workers = workers);
-            rig.remote.always(Some(Call::Put), None, Fault::Delay(Duration::from_millis(50)));
+            rig.remote.always(
+                Some(Call::Put),
+                None,
+                Fault::Delay(Duration::from_millis(50)),
+            );
             let queue = rig.open().await;
             let mut oldest = 0;
             for n in 0..1000 {
@@ -260,8 +333,9 @@ fn e10_a_key_superseded_every_10_ms_is_uploaded_within_the_age_bound() {
 #[test]
 fn e11_an_ended_task_never_runs_again() {
     for seed in 0..30 {
-        let lives =
-            Lives::of(Rig::with(|config| config.segment_bytes = if seed % 2 == 0 { 4096 } else { 16384 }));
+        let lives = Lives::of(Rig::with(|config| {
+            config.segment_bytes = if seed % 2 == 0 { 4096 } else { 16384 }
+        }));
         let remote = &lives.rig.remote;
         let told = lives.live(End::PowerCut(seed), async |queue| {
             let mut told = Vec::new();
@@ -278,12 +352,20 @@ fn e11_an_ended_task_never_runs_again() {
             told
         });
         let puts = |key: &str| {
-            remote.seen().iter().filter(|seen| seen.call == Call::Put && seen.key == key).count()
+            remote
+                .seen()
+                .iter()
+                .filter(|seen| seen.call == Call::Put && seen.key == key)
+                .count()
         };
         for end in [End::PowerCut(seed + 1000), End::Clean] {
             lives.live(end, async |queue| {
                 for task in queue.pending() {
-                    assert!(!told.contains(&task.key), "{} was told as uploaded", task.key);
+                    assert!(
+                        !told.contains(&task.key),
+                        "{} was told as uploaded",
+                        task.key
+                    );
                 }
                 all_up(queue).await;
             });
@@ -302,7 +384,11 @@ fn e12_a_payload_that_is_a_journal_segment_is_only_a_payload() {
     donor.rig.remote.always(None, None, Fault::Hang);
     donor.live(End::Kill, async |queue| {
         for n in 0..5 {
-            submit(queue, &format!("foreign{n}"), "not ours").await.durable().await.unwrap();
+            submit(queue, &format!("foreign{n}"), "not ours")
+                .await
+                .durable()
+                .await
+                .unwrap();
         }
     });
     let segments: Vec<_> = donor
@@ -343,6 +429,67 @@ fn e12_a_payload_that_is_a_journal_segment_is_only_a_payload() {
     }
 }
 
+/// E12: the frame around such a payload is damaged, so that reading goes on inside the payload:
+/// the loss is reported, and nothing in the payload is taken for a record.
+#[test]
+fn e12_a_damaged_frame_around_a_journal_segment_lets_nothing_of_it_run() {
+    let donor = Lives::of(Rig::new());
+    donor.rig.remote.always(None, None, Fault::Hang);
+    donor.live(End::Kill, async |queue| {
+        for n in 0..40 {
+            submit(queue, &format!("foreign{n}"), "not ours")
+                .await
+                .durable()
+                .await
+                .unwrap();
+        }
+    });
+    let holds = |rig: &Rig, what: &[u8]| {
+        let names = rig.fs.names(Path::new("/q")).into_iter();
+        let found = names.filter_map(|path| Some((rig.fs.peek(&path)?, path)));
+        let found = found.map(|(bytes, path)| {
+            let at = bytes.windows(what.len()).position(|window| window == what);
+            (at, bytes, path)
+        });
+        found
+            .into_iter()
+            .find_map(|(at, bytes, path)| Some((at?, bytes, path)))
+            .expect("held")
+    };
+    let (_, segment, _) = holds(&donor.rig, b"foreign0");
+    // One of these puts its frames where frames may stand.
+    for shift in 0..16 {
+        let lives = Lives::of(Rig::with(|config| {
+            config.segment_bytes = 1 << 20;
+            config.inline_bytes = 64 * 1024;
+        }));
+        lives.rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        let body = segment[shift..32 * 1024].to_vec();
+        lives.live(End::Kill, async |queue| {
+            for (key, body) in [
+                ("first", b"1".to_vec()),
+                ("outer", body),
+                ("last", b"3".to_vec()),
+            ] {
+                let receipt = put(queue, key, body, Options::default()).await;
+                receipt.durable().await.unwrap();
+            }
+        });
+        lives.rig.remote.heal();
+        let (at, mut bytes, path) = holds(&lives.rig, b"outer");
+        // Its header, which comes before the key: how long the frame is, is not known any more.
+        bytes[at - 10] ^= 0xff;
+        lives.rig.fs.poke(&path, bytes);
+        lives.live(End::Clean, async |queue| {
+            assert_eq!(queue.damage().len(), 1, "{:?}", queue.damage());
+            let keys: Vec<_> = queue.pending().into_iter().map(|task| task.key).collect();
+            assert_eq!(keys, ["first", "last"], "{shift}");
+            all_up(queue).await;
+        });
+        assert_eq!(lives.rig.remote.keys(), ["first", "last"]);
+    }
+}
+
 /// E24: the directory is copied while stopped and both copies are opened: the copy is moved, and
 /// sends nothing until it is adopted.
 #[test]
@@ -351,17 +498,28 @@ fn e24_a_copy_of_the_directory_sends_nothing_until_it_is_adopted() {
         rig.remote.always(None, None, Fault::Hang);
         let queue = rig.open().await;
         submit(&queue, "k", "x").await;
-        queue.shutdown().within(Duration::from_secs(1)).await.unwrap();
+        queue
+            .shutdown()
+            .within(Duration::from_secs(1))
+            .await
+            .unwrap();
         drop(queue);
         rig.remote.heal();
-        let copy = Rig { fs: rig.fs.copy_of(), ..Rig::with(|_| ()) };
+        let copy = Rig {
+            fs: rig.fs.copy_of(),
+            ..Rig::with(|_| ())
+        };
         let copied = copy.open().await;
         assert!(copied.is_moved());
         tokio::time::sleep(HOUR).await;
         assert_eq!(copy.remote.seen(), []);
         assert!(matches!(copied.drain().await, Err(Error::Paused(_))));
         // A life of being moved does not make it ours.
-        let report = copied.shutdown().within(Duration::from_secs(10)).await.unwrap();
+        let report = copied
+            .shutdown()
+            .within(Duration::from_secs(10))
+            .await
+            .unwrap();
         assert!(report.took < Duration::from_secs(1), "{report:?}");
         drop(copied);
         let copied = copy.open().await;
@@ -396,25 +554,48 @@ fn after_holds_across_a_crash_also_behind_a_superseded_task() {
             queue.pause(PauseWhat::Uploads);
             let first = put(queue, "k", "one", coalescing()).await;
             first.durable().await.unwrap();
-            put(queue, "k", "two", coalescing()).await.durable().await.unwrap();
+            put(queue, "k", "two", coalescing())
+                .await
+                .durable()
+                .await
+                .unwrap();
             let manifest = Options {
                 after: vec![first],
                 lane: Some(Lane::Checkpoint),
                 tag: "manifest".to_owned(),
                 ..Options::default()
             };
-            put(queue, "manifest", "m", manifest).await.durable().await.unwrap();
+            put(queue, "manifest", "m", manifest)
+                .await
+                .durable()
+                .await
+                .unwrap();
             queue.resume(PauseWhat::Uploads);
         });
         remote.heal();
-        remote.always(Some(Call::Put), Some("k"), Fault::Delay(Duration::from_secs(5)));
+        remote.always(
+            Some(Call::Put),
+            Some("k"),
+            Fault::Delay(Duration::from_secs(5)),
+        );
         lives.live(End::Clean, async |queue| {
             let pending = queue.pending();
-            let [k, manifest] = &pending[..] else { panic!("{pending:?}") };
+            let [k, manifest] = &pending[..] else {
+                panic!("{pending:?}")
+            };
             assert_eq!((k.lane, k.key.as_str()), (Lane::Foreground, "k"));
-            assert_eq!((manifest.lane, manifest.tag.as_str()), (Lane::Checkpoint, "manifest"));
-            remote.wait_for(|remote| remote.object("manifest").is_some()).await;
-            assert_eq!(remote.object("k").unwrap(), "two", "in S3 before the manifest");
+            assert_eq!(
+                (manifest.lane, manifest.tag.as_str()),
+                (Lane::Checkpoint, "manifest")
+            );
+            remote
+                .wait_for(|remote| remote.object("manifest").is_some())
+                .await;
+            assert_eq!(
+                remote.object("k").unwrap(),
+                "two",
+                "in S3 before the manifest"
+            );
         });
     }
 }
@@ -427,7 +608,11 @@ fn c7_c8_truncation_and_damage_are_survived_and_damage_is_reported() {
     donor.rig.remote.always(None, None, Fault::Hang);
     donor.live(End::Kill, async |queue| {
         for n in 0..20 {
-            submit(queue, &format!("k{n:02}"), &"y".repeat(300)).await.durable().await.unwrap();
+            submit(queue, &format!("k{n:02}"), &"y".repeat(300))
+                .await
+                .durable()
+                .await
+                .unwrap();
         }
     });
     let segment = donor
@@ -441,10 +626,16 @@ fn c7_c8_truncation_and_damage_are_survived_and_damage_is_reported() {
         })
         .expect("the segment");
     let bytes = donor.rig.fs.peek(&segment).unwrap();
-    let used = bytes.windows(3).rposition(|window| window == b"yyy").unwrap();
+    let used = bytes
+        .windows(3)
+        .rposition(|window| window == b"yyy")
+        .unwrap();
     // A flipped byte in the middle: all but one are there, and the loss is reported.
     for at in (used / 4..used / 2).step_by(97) {
-        let lives = Lives::of(Rig { fs: donor.rig.fs.copy_of(), ..Rig::new() });
+        let lives = Lives::of(Rig {
+            fs: donor.rig.fs.copy_of(),
+            ..Rig::new()
+        });
         let mut damaged = bytes.clone();
         damaged[at] ^= 0xff;
         lives.rig.fs.poke(&segment, damaged);
@@ -453,8 +644,17 @@ fn c7_c8_truncation_and_damage_are_survived_and_damage_is_reported() {
             all_up(queue).await;
             queue.damage().to_vec()
         });
-        let there = lives.rig.remote.keys().iter().filter(|key| key.starts_with('k')).count();
-        assert!(there >= 19 && (there == 20 || reported.len() == 1), "{at}: {there} {reported:?}");
+        let there = lives
+            .rig
+            .remote
+            .keys()
+            .iter()
+            .filter(|key| key.starts_with('k'))
+            .count();
+        assert!(
+            there >= 19 && (there == 20 || reported.len() == 1),
+            "{at}: {there} {reported:?}"
+        );
         for damage in &reported {
             assert!(damage.kept.is_some(), "the raw bytes are kept: {damage:?}");
         }
@@ -462,13 +662,22 @@ fn c7_c8_truncation_and_damage_are_survived_and_damage_is_reported() {
     }
     // Truncated: a prefix is there.
     for at in (used - 700..used).step_by(53) {
-        let lives = Lives::of(Rig { fs: donor.rig.fs.copy_of(), ..Rig::new() });
+        let lives = Lives::of(Rig {
+            fs: donor.rig.fs.copy_of(),
+            ..Rig::new()
+        });
         lives.rig.fs.poke(&segment, bytes[..at].to_vec());
         lives.live(End::Clean, async |queue| {
             queue.adopt().await.unwrap();
             all_up(queue).await;
         });
-        let there = lives.rig.remote.keys().iter().filter(|key| key.starts_with('k')).count();
+        let there = lives
+            .rig
+            .remote
+            .keys()
+            .iter()
+            .filter(|key| key.starts_with('k'))
+            .count();
         assert!((17..20).contains(&there), "{at}: {there}");
     }
 }
@@ -480,12 +689,17 @@ fn c9_a_full_disk_holds_new_tasks_back_and_resumes_without_a_restart() {
     paused(async {
         let rig = Rig::new();
         let queue = rig.open().await;
-        rig.remote.always(Some(Call::Put), None, Fault::Delay(Duration::from_secs(5)));
+        rig.remote
+            .always(Some(Call::Put), None, Fault::Delay(Duration::from_secs(5)));
         let mut waiting = Vec::new();
         rig.fs.set_capacity(Some(rig.fs.used() + 512 * 1024));
         let mut full = None;
         for n in 0..2000 {
-            let submitted = queue.submit(format!("k{n}"), "x".repeat(1000).into_bytes(), Options::default());
+            let submitted = queue.submit(
+                format!("k{n}"),
+                "x".repeat(1000).into_bytes(),
+                Options::default(),
+            );
             match submitted.now() {
                 Ok(receipt) => waiting.push(receipt),
                 Err(error) => {
@@ -497,9 +711,16 @@ fn c9_a_full_disk_holds_new_tasks_back_and_resumes_without_a_restart() {
         }
         assert!(matches!(full, Some(Error::DiskFull { .. })), "{full:?}");
         assert!(queue.snapshot().tasks.disk_full);
-        let durable: Vec<_> =
-            waiting.iter().filter(|receipt| receipt.durable().now().is_ok()).cloned().collect();
-        assert!(!durable.is_empty() && durable.len() < waiting.len(), "{}", durable.len());
+        let durable: Vec<_> = waiting
+            .iter()
+            .filter(|receipt| receipt.durable().now().is_ok())
+            .cloned()
+            .collect();
+        assert!(
+            !durable.is_empty() && durable.len() < waiting.len(),
+            "{}",
+            durable.len()
+        );
         // What is durable goes up and is acknowledged with the disk still full.
         for receipt in &durable {
             assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
@@ -543,11 +764,15 @@ fn c10_a_failing_fsync_is_never_a_false_durable() {
                     };
                     match receipt.durable().within(Duration::from_secs(5)).await {
                         Ok(()) => durable.push(key),
-                        Err(Error::NotUploaded { settlement: Settlement::Refused(_), .. }) => {
+                        Err(Error::NotUploaded {
+                            settlement: Settlement::Refused(_),
+                            ..
+                        }) => {
                             refused.push(key);
                         }
                         Err(Error::NotUploaded {
-                            settlement: Settlement::Undetermined(_), ..
+                            settlement: Settlement::Undetermined(_),
+                            ..
                         }) => (),
                         // It is not known to be anything, and nobody says so.
                         Err(Error::TimedOut { .. }) => assert!(forever, "{key}"),
@@ -556,7 +781,10 @@ fn c10_a_failing_fsync_is_never_a_false_durable() {
                 }
                 if forever {
                     let counts = queue.snapshot().tasks;
-                    assert!(counts.journal_failed.is_some() || counts.disk_full, "{counts:?}");
+                    assert!(
+                        counts.journal_failed.is_some() || counts.disk_full,
+                        "{counts:?}"
+                    );
                 } else {
                     assert!(durable.len() >= 11, "{durable:?}");
                 }
@@ -593,7 +821,10 @@ fn what_is_after_a_refused_body_is_quarantined_on_record() {
         });
         let body = queue.submit("sst", vec![b'z'; 8192], Options::default());
         let sst = body.now().unwrap();
-        let after = Options { after: vec![sst.clone()], ..Options::default() };
+        let after = Options {
+            after: vec![sst.clone()],
+            ..Options::default()
+        };
         let manifest = queue.submit("manifest", "m", after).now().unwrap();
         assert!(matches!(settled(&sst).await, Settlement::Refused(_)));
         assert_eq!(

@@ -1,10 +1,10 @@
 //! One key: its own past, other writers, equal and other bytes, conditions, and servers that lie.
 
-mod support;
-#[path = "support/lives.rs"]
-mod lives;
 #[path = "support/liar.rs"]
 mod liar;
+#[path = "support/lives.rs"]
+mod lives;
+mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LIFETIME: Duration = Duration::from_secs(20 * 60);
 
 fn rewritable() -> Options {
-    Options { policy: KeyPolicy::Rewritable, ..Options::default() }
+    Options {
+        policy: KeyPolicy::Rewritable,
+        ..Options::default()
+    }
 }
 
 fn lost(operation: &str) -> Fault {
@@ -37,11 +40,18 @@ async fn put(queue: &UploadQueue, key: &str, body: &str, options: Options) -> Re
 /// Puts and waits until it is in S3.
 async fn up(queue: &UploadQueue, key: &str, body: &str, options: Options) {
     let settlement = settled(&put(queue, key, body, options).await).await;
-    assert!(matches!(settlement, Settlement::Uploaded(_)), "{body}: {settlement:?}");
+    assert!(
+        matches!(settlement, Settlement::Uploaded(_)),
+        "{body}: {settlement:?}"
+    );
 }
 
 async fn deleted(queue: &UploadQueue, key: &str) {
-    let receipt = queue.delete(key, Options::default()).within(HOUR).await.expect("admitted");
+    let receipt = queue
+        .delete(key, Options::default())
+        .within(HOUR)
+        .await
+        .expect("admitted");
     assert_eq!(settled(&receipt).await, Settlement::Deleted);
 }
 
@@ -75,17 +85,29 @@ fn d4_cut_at_every_point_of_a_put_it_is_deferred_and_right_after_the_next_open()
             }
             let queue = rig.open().await;
             let receipt = submit(&queue, "k", "body").await;
-            rig.remote.wait_for(|remote| remote.count(Call::Put, "k") > 0).await;
+            rig.remote
+                .wait_for(|remote| remote.count(Call::Put, "k") > 0)
+                .await;
             assert_eq!(receipt.settlement(), None, "{fault:?}");
-            let report = queue.shutdown().within(Duration::from_secs(1)).await.unwrap();
-            assert!(report.sealed && report.took <= Duration::from_millis(1100), "{report:?}");
+            let report = queue
+                .shutdown()
+                .within(Duration::from_secs(1))
+                .await
+                .unwrap();
+            assert!(
+                report.sealed && report.took <= Duration::from_millis(1100),
+                "{report:?}"
+            );
             assert_eq!(settled(&receipt).await, Settlement::Deferred, "{fault:?}");
             assert_empty(&queue);
             drop(queue);
             rig.remote.heal();
             let queue = rig.open().await;
             let pending = queue.pending();
-            assert!(matches!(settled(&pending[0].receipt).await, Settlement::Uploaded(_)));
+            assert!(matches!(
+                settled(&pending[0].receipt).await,
+                Settlement::Uploaded(_)
+            ));
             rig.remote.land_late();
             assert_eq!(rig.remote.object("k").unwrap(), "body");
             queue.shutdown().await.unwrap();
@@ -97,9 +119,11 @@ fn d4_cut_at_every_point_of_a_put_it_is_deferred_and_right_after_the_next_open()
 /// is found out; where it is not, nobody is told that it is.
 #[test]
 fn d4_a_reply_whose_checksum_is_not_ours_is_not_believed() {
-    for (corrupt, options) in
-        [(false, Options::default()), (true, Options::default()), (true, rewritable())]
-    {
+    for (corrupt, options) in [
+        (false, Options::default()),
+        (true, Options::default()),
+        (true, rewritable()),
+    ] {
         paused(async move {
             let rig = Rig::new();
             let liar = liar::Liar::new(rig.remote.clone(), "k", corrupt);
@@ -110,7 +134,10 @@ fn d4_a_reply_whose_checksum_is_not_ours_is_not_believed() {
                 assert_eq!(settlement, Settlement::PreconditionFailed);
                 assert_ne!(rig.remote.object("k").unwrap(), "body");
             } else {
-                assert!(matches!(settlement, Settlement::Uploaded(_)), "{settlement:?}");
+                assert!(
+                    matches!(settlement, Settlement::Uploaded(_)),
+                    "{settlement:?}"
+                );
                 assert_eq!(rig.remote.object("k").unwrap(), "body");
             }
             queue.shutdown().await.unwrap();
@@ -132,17 +159,22 @@ fn d5_our_own_412_is_recognised_on_named_keys() {
     ] {
         both(async move |rig| {
             let queue = rig.open().await;
-            rig.remote.once(Some(Call::Put), Some("k"), lost("PutObject"));
+            rig.remote
+                .once(Some(Call::Put), Some("k"), lost("PutObject"));
             up(&queue, "k", "mine", options.clone()).await;
             assert_eq!(rig.remote.object("k").unwrap(), "mine");
             // Foreign bytes are not: also where a PUT of ours may have been there.
             rig.remote.plant("other", "theirs");
-            rig.remote.once(Some(Call::Put), Some("other"), lost("PutObject"));
+            rig.remote
+                .once(Some(Call::Put), Some("other"), lost("PutObject"));
             let settlement = settled(&put(&queue, "other", "mine", options.clone()).await).await;
             match options.policy {
                 KeyPolicy::WriteOnce => assert_eq!(settlement, Settlement::PreconditionFailed),
                 KeyPolicy::Rewritable => {
-                    assert!(matches!(settlement, Settlement::Uploaded(_)), "{settlement:?}");
+                    assert!(
+                        matches!(settlement, Settlement::Uploaded(_)),
+                        "{settlement:?}"
+                    );
                 }
             }
             queue.shutdown().await.unwrap();
@@ -184,7 +216,11 @@ fn d6_equal_bytes_after_a_late_delete_wait_for_its_signature() {
         deleted(&queue, "k").await;
         let again = put(&queue, "k", "same", rewritable()).await;
         tokio::time::sleep(LIFETIME - Duration::from_secs(60)).await;
-        assert_eq!(rig.remote.land_late(), [false], "there is nothing that it could delete");
+        assert_eq!(
+            rig.remote.land_late(),
+            [false],
+            "there is nothing that it could delete"
+        );
         assert!(matches!(settled(&again).await, Settlement::Uploaded(_)));
         assert!(sent.elapsed() >= LIFETIME, "{:?}", sent.elapsed());
         assert_eq!(rig.remote.object("k").unwrap(), "same");
@@ -196,7 +232,13 @@ fn d6_equal_bytes_after_a_late_delete_wait_for_its_signature() {
 /// generation 2 is acknowledged by the next one; generation 1 executes.
 #[test]
 fn e9_a_put_or_delete_of_an_earlier_life_that_lands_late_loses() {
-    for end in [End::Kill, End::PowerCut(0), End::PowerCut(1), End::PowerCut(2), End::PowerCut(3)] {
+    for end in [
+        End::Kill,
+        End::PowerCut(0),
+        End::PowerCut(1),
+        End::PowerCut(2),
+        End::PowerCut(3),
+    ] {
         for delete in [false, true] {
             let lives = Lives::of(Rig::new());
             let remote = &lives.rig.remote;
@@ -212,7 +254,9 @@ fn e9_a_put_or_delete_of_an_earlier_life_that_lands_late_loses() {
                 receipt.durable().await.unwrap();
                 let call = if delete { Call::Delete } else { Call::Put };
                 let most = if delete { 1 } else { 2 };
-                remote.wait_for(|remote| remote.count(call, "k") == most).await;
+                remote
+                    .wait_for(|remote| remote.count(call, "k") == most)
+                    .await;
             });
             remote.heal();
             lives.live(End::Clean, async |queue| {
@@ -235,21 +279,34 @@ fn e33_a_state_that_can_come_back_waits_for_the_signature_of_who_needs_it() {
         let sent = Instant::now();
         up(&queue, "k", "b", rewritable()).await;
         up(&queue, "k", "c", rewritable()).await;
-        assert!(sent.elapsed() < Duration::from_secs(60), "nothing else waits");
+        assert!(
+            sent.elapsed() < Duration::from_secs(60),
+            "nothing else waits"
+        );
         let again = put(&queue, "k", "a", rewritable()).await;
         if rig.config.max_tasks > 1 {
             let elsewhere = Instant::now();
             up(&queue, "other", "a", rewritable()).await;
-            assert!(elsewhere.elapsed() < Duration::from_secs(1), "other keys do not wait");
+            assert!(
+                elsewhere.elapsed() < Duration::from_secs(1),
+                "other keys do not wait"
+            );
         }
         tokio::time::sleep(LIFETIME - Duration::from_secs(60)).await;
         assert_eq!(rig.remote.land_late(), [false]);
         assert!(matches!(settled(&again).await, Settlement::Uploaded(_)));
         let waited = sent.elapsed();
-        assert!(waited >= LIFETIME && waited < LIFETIME + Duration::from_secs(60), "{waited:?}");
+        assert!(
+            waited >= LIFETIME && waited < LIFETIME + Duration::from_secs(60),
+            "{waited:?}"
+        );
         assert_eq!(rig.remote.object("k").unwrap(), "a");
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!(queue.snapshot().outstanding, 0, "forgotten once it has expired");
+        assert_eq!(
+            queue.snapshot().outstanding,
+            0,
+            "forgotten once it has expired"
+        );
         queue.shutdown().await.unwrap();
         assert_empty(&queue);
     });
@@ -267,13 +324,18 @@ fn e33_what_a_dead_process_had_on_the_wire_is_waited_for() {
             remote.once(Some(Call::Put), Some("k"), Fault::Late);
             let b = put(queue, "k", "b", rewritable()).await;
             b.durable().await.unwrap();
-            remote.wait_for(|remote| remote.count(Call::Put, "k") == 2).await;
+            remote
+                .wait_for(|remote| remote.count(Call::Put, "k") == 2)
+                .await;
         });
         lives.pass(Duration::from_secs(60));
         // Another crash, with b done and over.
         lives.live(end, async |queue| {
             for task in queue.pending() {
-                assert!(matches!(settled(&task.receipt).await, Settlement::Uploaded(_)));
+                assert!(matches!(
+                    settled(&task.receipt).await,
+                    Settlement::Uploaded(_)
+                ));
             }
             up(queue, "k", "c", rewritable()).await;
             let again = put(queue, "k", "a", rewritable()).await;
@@ -281,11 +343,24 @@ fn e33_what_a_dead_process_had_on_the_wire_is_waited_for() {
         });
         lives.live(End::Clean, async |queue| {
             let born = Instant::now();
-            let [again] = &queue.pending()[..] else { panic!("one is owed") };
+            let [again] = &queue.pending()[..] else {
+                panic!("one is owed")
+            };
             tokio::time::sleep(LIFETIME - Duration::from_secs(120)).await;
-            assert_eq!(remote.land_late(), [false], "{end:?}: {:?}", remote.object("k"));
-            assert!(matches!(settled(&again.receipt).await, Settlement::Uploaded(_)));
-            assert!(born.elapsed() >= LIFETIME - Duration::from_secs(90), "{end:?}");
+            assert_eq!(
+                remote.land_late(),
+                [false],
+                "{end:?}: {:?}",
+                remote.object("k")
+            );
+            assert!(matches!(
+                settled(&again.receipt).await,
+                Settlement::Uploaded(_)
+            ));
+            assert!(
+                born.elapsed() >= LIFETIME - Duration::from_secs(90),
+                "{end:?}"
+            );
             assert_eq!(remote.object("k").unwrap(), "a", "{end:?}");
         });
     }
@@ -314,7 +389,9 @@ fn e33_a_delete_waits_for_a_put_that_may_still_make_the_object() {
                 Fault::Error(RemoteError::transient("PutObject")),
             );
             let receipt = submit(queue, "k", "x").await;
-            remote.wait_for(|remote| remote.count(Call::Put, "k") >= 3).await;
+            remote
+                .wait_for(|remote| remote.count(Call::Put, "k") >= 3)
+                .await;
             cancel(queue, &receipt).await;
             assert_eq!(settled(&receipt).await, Settlement::Cancelled);
             remote.heal();
@@ -337,10 +414,14 @@ fn e33_a_request_whose_code_panicked_may_still_land() {
     paused(async {
         let rig = Rig::new();
         let queue = rig.open().await;
-        rig.remote.once(Some(Call::Put), Some("k"), Fault::Panic("mid-request"));
+        rig.remote
+            .once(Some(Call::Put), Some("k"), Fault::Panic("mid-request"));
         let receipt = submit(&queue, "k", "x").await;
         let settlement = settled(&receipt).await;
-        assert!(matches!(settlement, Settlement::Quarantined(Cause::Panicked(_))));
+        assert!(matches!(
+            settlement,
+            Settlement::Quarantined(Cause::Panicked(_))
+        ));
         queue.purge(receipt.task()).unwrap();
         let begun = Instant::now();
         deleted(&queue, "k").await;
@@ -367,7 +448,11 @@ fn e26_a_callers_condition_that_fails_is_an_outcome() {
             ("there", true, true),
         ] {
             let settlement = settled(&put(&queue, "k", body, absent(same_is_ok)).await).await;
-            assert_eq!(matches!(settlement, Settlement::Uploaded(_)), uploaded, "{settlement:?}");
+            assert_eq!(
+                matches!(settlement, Settlement::Uploaded(_)),
+                uploaded,
+                "{settlement:?}"
+            );
             if !uploaded {
                 assert_eq!(settlement, Settlement::PreconditionFailed);
             }
@@ -403,11 +488,17 @@ fn a_rewritable_key_is_not_sent_to_a_server_that_ignores_conditions() {
         rig.remote.ignore_conditions(true);
         let queue = rig.open().await;
         let settlement = settled(&put(&queue, "k", "x", rewritable()).await).await;
-        assert_eq!(settlement, Settlement::Quarantined(Cause::ConditionsUnsupported));
+        assert_eq!(
+            settlement,
+            Settlement::Quarantined(Cause::ConditionsUnsupported)
+        );
         assert_eq!(rig.remote.count(Call::Put, "k"), 0);
         let delete = queue.delete("d", rewritable()).within(HOUR).await.unwrap();
         let settlement = settled(&delete).await;
-        assert_eq!(settlement, Settlement::Quarantined(Cause::ConditionsUnsupported));
+        assert_eq!(
+            settlement,
+            Settlement::Quarantined(Cause::ConditionsUnsupported)
+        );
         // Write-once keys do not need them.
         up(&queue, "once", "x", Options::default()).await;
         assert!(queue.snapshot().capabilities.is_some());
@@ -424,7 +515,10 @@ fn a_foreign_write_to_a_rewritable_key_is_kept_and_named() {
         rig.remote.plant("k", "theirs");
         let settlement = settled(&put(&queue, "k", "two", rewritable()).await).await;
         assert!(
-            matches!(settlement, Settlement::Quarantined(Cause::ForeignWrite { found: Some(_) })),
+            matches!(
+                settlement,
+                Settlement::Quarantined(Cause::ForeignWrite { found: Some(_) })
+            ),
             "{settlement:?}"
         );
         assert_eq!(rig.remote.object("k").unwrap(), "theirs");
@@ -449,10 +543,17 @@ fn joins_equal_bytes_and_refuses_others_while_a_key_is_pending() {
             assert_eq!((a.task(), b.task()), (first.task(), first.task()), "{n}");
             joined.extend([a, b]);
         }
-        assert_eq!(queue.snapshot().journal.next_location, records, "no record of their own");
+        assert_eq!(
+            queue.snapshot().journal.next_location,
+            records,
+            "no record of their own"
+        );
         assert_eq!(queue.snapshot().admitted_tasks, 1);
         for body in ["diff", "other length"] {
-            let error = queue.submit("k", body, Options::default()).await.unwrap_err();
+            let error = queue
+                .submit("k", body, Options::default())
+                .await
+                .unwrap_err();
             assert!(
                 matches!(&error, Error::KeyPending { pending, .. } if *pending == first.task()),
                 "{error}"
@@ -478,7 +579,11 @@ fn joins_equal_bytes_and_refuses_others_while_a_key_is_pending() {
 #[test]
 fn joins_concurrent_submits_of_one_key_and_bytes() {
     both(async |rig| {
-        rig.remote.always(Some(Call::Put), None, Fault::Delay(Duration::from_millis(100)));
+        rig.remote.always(
+            Some(Call::Put),
+            None,
+            Fault::Delay(Duration::from_millis(100)),
+        );
         let queue = rig.open().await;
         let filler = submit(&queue, "filler", "f").await;
         let submits = (0..32).map(|_| submit(&queue, "k", "same"));
@@ -492,7 +597,10 @@ fn joins_concurrent_submits_of_one_key_and_bytes() {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(uploaded == 32 || rig.config.max_tasks == 1 && uploaded >= 1, "{uploaded}");
+        assert!(
+            uploaded == 32 || rig.config.max_tasks == 1 && uploaded >= 1,
+            "{uploaded}"
+        );
         settled(&filler).await;
         assert_eq!(rig.remote.object("k").unwrap(), "same");
         assert!(queue.snapshot().peak_tasks <= rig.config.max_tasks);
@@ -512,14 +620,19 @@ fn every_put_is_conditional() {
         up(&queue, "k", "2", rewritable()).await;
         let seen = rig.remote.seen();
         let of = |key: &str| -> Vec<_> {
-            let puts = seen.iter().filter(|seen| seen.call == Call::Put && seen.key == key);
+            let puts = seen
+                .iter()
+                .filter(|seen| seen.call == Call::Put && seen.key == key);
             puts.map(|seen| seen.condition.clone()).collect()
         };
         assert_eq!(of("once"), [Some(WriteCondition::IfAbsent)]);
         assert!(
             matches!(
                 of("k")[..],
-                [Some(WriteCondition::IfAbsent), Some(WriteCondition::IfMatch(_))]
+                [
+                    Some(WriteCondition::IfAbsent),
+                    Some(WriteCondition::IfMatch(_))
+                ]
             ),
             "{:?}",
             of("k")

@@ -19,7 +19,12 @@ pub struct Liar {
 
 impl Liar {
     pub fn new(inner: SimRemote, key: &'static str, corrupt: bool) -> Self {
-        Self { inner, key, corrupt, lied: AtomicBool::new(false) }
+        Self {
+            inner,
+            key,
+            corrupt,
+            lied: AtomicBool::new(false),
+        }
     }
 }
 

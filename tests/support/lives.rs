@@ -1,5 +1,6 @@
 //! Lives of one queue: each has a runtime of its own, and ends in a shutdown, a kill or a power
 //! cut; the directory, the bucket and the wall clock go on.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -33,7 +34,10 @@ pub struct Lives {
 
 impl Lives {
     pub fn of(rig: Rig) -> Self {
-        Self { rig, clock: Cell::new(Duration::from_secs(1_700_000_000)) }
+        Self {
+            rig,
+            clock: Cell::new(Duration::from_secs(1_700_000_000)),
+        }
     }
 
     /// Time passes while no queue is open.
@@ -60,8 +64,9 @@ impl Lives {
                     .await
                     .expect("opens");
             let week = Duration::from_secs(7 * 24 * 3600);
-            let result =
-                tokio::time::timeout(week, life(&queue)).await.expect("nobody waits for ever");
+            let result = tokio::time::timeout(week, life(&queue))
+                .await
+                .expect("nobody waits for ever");
             if let End::Clean = end {
                 let report = queue.shutdown().within(Duration::from_secs(3600)).await;
                 assert!(report.expect("a report").sealed);

@@ -29,7 +29,11 @@ impl Default for Rig {
         config.inline_bytes = 4 * 1024;
         config.max_disk_bytes = 64 * 1024 * 1024;
         config.seed = Some(7);
-        Self { fs: SimFs::new(), remote: SimRemote::new(), config }
+        Self {
+            fs: SimFs::new(),
+            remote: SimRemote::new(),
+            config,
+        }
     }
 }
 
@@ -69,8 +73,11 @@ impl Rig {
 
 /// Runs a scenario as it is, with one worker, and with a queue of one (D18).
 pub fn both(scenario: impl AsyncFn(Rig)) {
-    let shapes: [fn(&mut Config); 3] =
-        [|_| (), |config| config.workers = 1, |config| config.max_tasks = 1];
+    let shapes: [fn(&mut Config); 3] = [
+        |_| (),
+        |config| config.workers = 1,
+        |config| config.max_tasks = 1,
+    ];
     for shape in shapes {
         paused(scenario(Rig::with(shape)));
     }
@@ -101,11 +108,18 @@ pub async fn submit(queue: &UploadQueue, key: &str, body: &str) -> Receipt {
 
 /// Waits for a task's end.
 pub async fn settled(receipt: &Receipt) -> Settlement {
-    receipt.settled().within(Duration::from_secs(24 * 3600)).await.expect("settles")
+    receipt
+        .settled()
+        .within(Duration::from_secs(24 * 3600))
+        .await
+        .expect("settles")
 }
 
 /// Submits many from tasks of their own, so that a queue of one lets them through in turn.
-pub async fn submit_all(queue: &UploadQueue, keys: impl IntoIterator<Item = String>) -> Vec<Receipt> {
+pub async fn submit_all(
+    queue: &UploadQueue,
+    keys: impl IntoIterator<Item = String>,
+) -> Vec<Receipt> {
     let mut receipts = Vec::new();
     for key in keys {
         let receipt = submit(queue, &key, &key).await;
