@@ -25,7 +25,10 @@ pub fn attempt_deadline(bytes: u64, min_rate: u64) -> Duration {
     let whole = Duration::from_secs(bytes / rate);
     let rest = u128::from(bytes % rate) * 1_000 / u128::from(rate);
     let rest = Duration::from_millis(u64::try_from(rest).unwrap_or(0));
-    whole.saturating_add(rest).saturating_add(ATTEMPT_SLACK).max(MIN_ATTEMPT)
+    whole
+        .saturating_add(rest)
+        .saturating_add(ATTEMPT_SLACK)
+        .max(MIN_ATTEMPT)
 }
 
 /// Waits for `attempt`, at most `deadline`.
@@ -56,7 +59,10 @@ mod tests {
         assert_eq!(attempt_deadline(0, DEFAULT_MIN_RATE), MIN_ATTEMPT);
         assert_eq!(attempt_deadline(1024, DEFAULT_MIN_RATE), MIN_ATTEMPT);
         // 8 MiB at 64 KiB/s are 128 s.
-        assert_eq!(attempt_deadline(8 << 20, 64 << 10), Duration::from_secs(133));
+        assert_eq!(
+            attempt_deadline(8 << 20, 64 << 10),
+            Duration::from_secs(133)
+        );
         assert_eq!(attempt_deadline(1, 0), MIN_ATTEMPT);
         assert!(attempt_deadline(u64::MAX, 0) > Duration::from_secs(1 << 40));
     }
@@ -79,7 +85,9 @@ mod tests {
     async fn a_hang_ends_as_unknown_at_its_deadline() {
         let start = tokio::time::Instant::now();
         let hang: RemoteFuture<'_, ()> = Box::pin(std::future::pending());
-        let error = within("PutObject", Duration::from_secs(10), hang).await.unwrap_err();
+        let error = within("PutObject", Duration::from_secs(10), hang)
+            .await
+            .unwrap_err();
         assert_eq!(error.effect, super::super::Effect::Unknown);
         assert_eq!(start.elapsed(), Duration::from_secs(10));
     }

@@ -63,11 +63,19 @@ pub(super) struct Fake {
 
 impl Fake {
     pub fn with(manners: Manners) -> Self {
-        Self { manners, ..Self::default() }
+        Self {
+            manners,
+            ..Self::default()
+        }
     }
 
     pub fn fault(&self, operation: Operation, fault: Fault) {
-        self.inner.lock().faults.entry(operation.name()).or_default().push_back(fault);
+        self.inner
+            .lock()
+            .faults
+            .entry(operation.name())
+            .or_default()
+            .push_back(fault);
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -75,7 +83,10 @@ impl Fake {
     }
 
     pub fn count(&self, operation: Operation) -> usize {
-        self.log().iter().filter(|line| line.split(' ').next() == Some(operation.name())).count()
+        self.log()
+            .iter()
+            .filter(|line| line.split(' ').next() == Some(operation.name()))
+            .count()
     }
 
     pub fn object(&self, key: &str) -> Option<Object> {
@@ -96,7 +107,12 @@ impl Fake {
 
     pub fn insert(&self, key: &str, body: &[u8], write_id: Option<&str>) {
         let mut inner = self.inner.lock();
-        self.store(&mut inner, key, Bytes::copy_from_slice(body), write_id.map(str::to_owned));
+        self.store(
+            &mut inner,
+            key,
+            Bytes::copy_from_slice(body),
+            write_id.map(str::to_owned),
+        );
     }
 
     fn store(
@@ -107,7 +123,11 @@ impl Fake {
         write_id: Option<String>,
     ) -> ObjectInfo {
         inner.next += 1;
-        let etag = if self.manners.equal_etags { 0 } else { inner.next };
+        let etag = if self.manners.equal_etags {
+            0
+        } else {
+            inner.next
+        };
         let crc = Crc64::of(&body);
         let info = ObjectInfo {
             etag: ETag(format!("etag-{etag}")),
@@ -116,7 +136,13 @@ impl Fake {
             write_id: write_id.filter(|_| !self.manners.drops_write_id),
             last_modified: None,
         };
-        inner.objects.insert(key.to_owned(), Object { body, info: info.clone() });
+        inner.objects.insert(
+            key.to_owned(),
+            Object {
+                body,
+                info: info.clone(),
+            },
+        );
         info
     }
 
@@ -142,7 +168,11 @@ impl Fake {
                 Some(current) => self.manners.ignores_if_match || current == etag,
             },
         };
-        if holds { Ok(()) } else { Err(RemoteError::conflict(name)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(RemoteError::conflict(name))
+        }
     }
 
     fn run<'a, T: Send + 'a>(
@@ -157,7 +187,10 @@ impl Fake {
             let fault = {
                 let mut inner = self.inner.lock();
                 inner.log.push(format!("{} {detail}", operation.name()));
-                inner.faults.get_mut(operation.name()).and_then(VecDeque::pop_front)
+                inner
+                    .faults
+                    .get_mut(operation.name())
+                    .and_then(VecDeque::pop_front)
             };
             match fault {
                 None => act(&mut self.inner.lock()),
@@ -177,8 +210,11 @@ impl Fake {
 }
 
 fn lost_upload(operation: Operation) -> RemoteError {
-    let failure =
-        classify::Failure::Answer { status: 404, code: Some("NoSuchUpload"), message: "" };
+    let failure = classify::Failure::Answer {
+        status: 404,
+        code: Some("NoSuchUpload"),
+        message: "",
+    };
     RemoteError::classified(classify::Request::new(operation), failure, "")
 }
 
@@ -194,8 +230,10 @@ impl Remote for Fake {
     fn get(&self, request: GetRequest) -> RemoteFuture<'_, Option<GetResponse>> {
         self.run(Operation::GetObject, request.key.clone(), move |inner| {
             let object = inner.objects.get(&request.key);
-            Ok(object
-                .map(|object| GetResponse { body: object.body.clone(), info: object.info.clone() }))
+            Ok(object.map(|object| GetResponse {
+                body: object.body.clone(),
+                info: object.info.clone(),
+            }))
         })
     }
 
@@ -226,9 +264,17 @@ impl Remote for Fake {
     fn list(&self, prefix: &str, _from: Option<String>) -> RemoteFuture<'_, ListPage> {
         let prefix = prefix.to_owned();
         self.run(Operation::ListObjectsV2, prefix.clone(), move |inner| {
-            let found = inner.objects.iter().filter(|(key, _)| key.starts_with(&prefix));
-            let objects = found.map(|(key, object)| (key.clone(), object.info.clone())).collect();
-            Ok(ListPage { objects, next: None })
+            let found = inner
+                .objects
+                .iter()
+                .filter(|(key, _)| key.starts_with(&prefix));
+            let objects = found
+                .map(|(key, object)| (key.clone(), object.info.clone()))
+                .collect();
+            Ok(ListPage {
+                objects,
+                next: None,
+            })
         })
     }
 
@@ -254,8 +300,14 @@ impl Remote for Fake {
             let upload = inner.uploads.get_mut(&request.upload_id);
             let upload = upload.ok_or_else(|| lost_upload(operation))?;
             let etag = ETag(format!("part-{}", request.number));
-            let info = PartInfo { number: request.number, etag, checksum: request.checksum };
-            upload.parts.insert(request.number, (request.body, info.clone()));
+            let info = PartInfo {
+                number: request.number,
+                etag,
+                checksum: request.checksum,
+            };
+            upload
+                .parts
+                .insert(request.number, (request.body, info.clone()));
             Ok(info)
         })
     }

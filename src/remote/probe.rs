@@ -51,11 +51,17 @@ impl Support {
     }
 
     fn ignored(observed: impl Into<String>) -> Self {
-        Self::Ignored { observed: observed.into() }
+        Self::Ignored {
+            observed: observed.into(),
+        }
     }
 
     fn when(honoured: bool, observed: impl Into<String>) -> Self {
-        if honoured { Self::Honoured } else { Self::ignored(observed) }
+        if honoured {
+            Self::Honoured
+        } else {
+            Self::ignored(observed)
+        }
     }
 }
 
@@ -154,11 +160,18 @@ pub async fn probe(
     let result = timeout(experiments, probe.run()).await;
     let left = end.saturating_duration_since(Instant::now());
     if timeout(left, probe.clean_up()).await.is_err() {
-        tracing::debug!(remote = remote.describe(), under, "probe objects may be left");
+        tracing::debug!(
+            remote = remote.describe(),
+            under,
+            "probe objects may be left"
+        );
     }
     match result {
         Ok(result) => result,
-        Err(_) => Err(ProbeError::Deadline { after: deadline, last: probe.last.into_inner() }),
+        Err(_) => Err(ProbeError::Deadline {
+            after: deadline,
+            last: probe.last.into_inner(),
+        }),
     }
 }
 
@@ -244,7 +257,11 @@ impl Probe<'_> {
     async fn pause(&self, tried: &mut u32) {
         let pause = Duration::from_millis(50).saturating_mul(1 << (*tried).min(6));
         *tried += 1;
-        let wish = self.last.lock().as_ref().and_then(|error| error.retry_after);
+        let wish = self
+            .last
+            .lock()
+            .as_ref()
+            .and_then(|error| error.retry_after);
         tokio::time::sleep(pause.max(wish.unwrap_or_default())).await;
     }
 
@@ -269,7 +286,11 @@ impl Probe<'_> {
         loop {
             let key = self.fresh_key();
             let create = |racer: usize| {
-                self.put(&key, format!("racer {racer}"), Some(WriteCondition::IfAbsent))
+                self.put(
+                    &key,
+                    format!("racer {racer}"),
+                    Some(WriteCondition::IfAbsent),
+                )
             };
             let mut winners = 0_usize;
             let mut open = false;
@@ -282,7 +303,9 @@ impl Probe<'_> {
                 }
             }
             if winners > 1 {
-                return Ok(Support::ignored(format!("{winners} of {RACERS} created one key")));
+                return Ok(Support::ignored(format!(
+                    "{winners} of {RACERS} created one key"
+                )));
             }
             if winners == 1 && !open {
                 match self.sort(create(RACERS).await)? {
@@ -366,7 +389,9 @@ impl Probe<'_> {
         loop {
             let key = self.fresh_key();
             let etag = ETag("d41d8cd98f00b204e9800998ecf8427e".to_owned());
-            let put = self.put(&key, "made".to_owned(), Some(WriteCondition::IfMatch(etag))).await;
+            let put = self
+                .put(&key, "made".to_owned(), Some(WriteCondition::IfMatch(etag)))
+                .await;
             match self.sort(put)? {
                 Some(Did::Won(_)) => return Ok(Support::ignored("the key was created")),
                 Some(Did::Lost) => return Ok(Support::Honoured),
@@ -387,7 +412,9 @@ impl Probe<'_> {
             let deleted = within("DeleteObject", MIN_ATTEMPT, delete).await;
             match self.sort(deleted.map(|()| current))? {
                 Some(Did::Won(_)) => {
-                    return Ok(Support::ignored("a stale entity tag was answered with success"));
+                    return Ok(Support::ignored(
+                        "a stale entity tag was answered with success",
+                    ));
                 }
                 Some(Did::Lost) => {}
                 Some(Did::Refused(error)) => return Ok(refused(&error)),
@@ -399,7 +426,10 @@ impl Probe<'_> {
             // It said no; did it also do nothing?
             match within("HeadObject", MIN_ATTEMPT, self.remote.head(&key)).await {
                 Ok(found) => {
-                    return Ok(Support::when(found.is_some(), "refused, and deleted all the same"));
+                    return Ok(Support::when(
+                        found.is_some(),
+                        "refused, and deleted all the same",
+                    ));
                 }
                 Err(error) if matches!(error.class, Class::Transient | Class::Throttle) => {
                     *self.last.lock() = Some(error);
@@ -438,7 +468,9 @@ fn says_not_implemented(error: &RemoteError) -> bool {
 }
 
 fn refused(error: &RemoteError) -> Support {
-    Support::Refused { observed: error.to_string() }
+    Support::Refused {
+        observed: error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -68,13 +68,19 @@ pub struct S3Remote {
 
 impl std::fmt::Debug for S3Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("S3Remote").field("at", &self.describe()).finish_non_exhaustive()
+        f.debug_struct("S3Remote")
+            .field("at", &self.describe())
+            .finish_non_exhaustive()
     }
 }
 
 /// An entity tag as it is sent.
 fn quoted(etag: &ETag) -> String {
-    if etag.0 == "*" { etag.0.clone() } else { format!("\"{}\"", etag.0) }
+    if etag.0 == "*" {
+        etag.0.clone()
+    } else {
+        format!("\"{}\"", etag.0)
+    }
 }
 
 /// An entity tag as it is kept.
@@ -114,8 +120,11 @@ fn write_id_of(metadata: Option<&HashMap<String, String>>) -> Option<String> {
 
 /// Metadata as it is sent; `None` where there is none.
 fn metadata(headers: &ObjectHeaders, write_id: Option<&str>) -> Option<HashMap<String, String>> {
-    let mut metadata: HashMap<String, String> =
-        headers.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut metadata: HashMap<String, String> = headers
+        .metadata
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     if let Some(id) = write_id {
         metadata.insert(WRITE_ID.to_owned(), id.to_owned());
     }
@@ -136,7 +145,10 @@ fn storage_class(headers: &ObjectHeaders) -> Option<StorageClass> {
 }
 
 fn encryption(headers: &ObjectHeaders) -> Option<ServerSideEncryption> {
-    headers.server_side_encryption.as_deref().map(ServerSideEncryption::from)
+    headers
+        .server_side_encryption
+        .as_deref()
+        .map(ServerSideEncryption::from)
 }
 
 /// What must be refused is refused as S3 would have, without asking it.
@@ -226,11 +238,13 @@ impl S3Remote {
     }
 
     async fn put_object(&self, put: PutRequest) -> Result<ObjectInfo, RemoteError> {
-        let request =
-            Request::new(Operation::PutObject).conditional(put.condition.is_some());
+        let request = Request::new(Operation::PutObject).conditional(put.condition.is_some());
         check(request, validate::key(&self.prefix, &put.key))?;
         check(request, validate::body(put.body.len() as u64))?;
-        check(request, validate::headers(&put.headers, put.write_id.as_deref()))?;
+        check(
+            request,
+            validate::headers(&put.headers, put.write_id.as_deref()),
+        )?;
         let (if_match, if_none_match) = conditions(put.condition.as_ref());
         let sent = self
             .client
@@ -256,7 +270,9 @@ impl S3Remote {
         let intact = || Crc64::of(&put.body) == put.checksum;
         let done = sent.map_err(|error| fail(request, error, intact))?;
         let checksum = confirmed(request, put.checksum, done.checksum_crc64_nvme())?;
-        let etag = done.e_tag().ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
         Ok(ObjectInfo {
             etag: unquoted(etag),
             size: put.body.len() as u64,
@@ -287,13 +303,19 @@ impl S3Remote {
             Ok(got) => got,
             Err(error) => {
                 let error = fail(request, error, || true);
-                return if error.has_code("NoSuchKey") { Ok(None) } else { Err(error) };
+                return if error.has_code("NoSuchKey") {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
             }
         };
         let promised = size(got.content_length());
         let total = total_of(got.content_range()).or(promised);
         let partial = got.content_range().is_some();
-        let etag = got.e_tag().ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let etag = got
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
         let info = ObjectInfo {
             etag: unquoted(etag),
             size: total.unwrap_or_default(),
@@ -307,7 +329,10 @@ impl S3Remote {
             None => body,
             Some(range) => of_range(request, body, range, size, partial)?,
         };
-        Ok(Some(GetResponse { body, info: ObjectInfo { size, ..info } }))
+        Ok(Some(GetResponse {
+            body,
+            info: ObjectInfo { size, ..info },
+        }))
     }
 
     async fn head_object(&self, key: String) -> Result<Option<ObjectInfo>, RemoteError> {
@@ -329,7 +354,9 @@ impl S3Remote {
             Err(error) if status_of(&error) == Some(404) => return Ok(None),
             Err(error) => return Err(fail(request, error, || true)),
         };
-        let etag = head.e_tag().ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let etag = head
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
         let size = size(head.content_length()).ok_or_else(|| unreadable(request, "no length"))?;
         Ok(Some(ObjectInfo {
             etag: unquoted(etag),
@@ -380,10 +407,14 @@ impl S3Remote {
         let listed = sent.map_err(|error| fail(request, error, || true))?;
         let mut page = ListPage::default();
         for object in listed.contents() {
-            let key = object.key().and_then(|key| listed_key(key, listed.encoding_type()));
+            let key = object
+                .key()
+                .and_then(|key| listed_key(key, listed.encoding_type()));
             let key = key.ok_or_else(|| unreadable(request, "a key that cannot be read"))?;
             // A server that lists what was not asked for is not believed.
-            let Some(relative) = self.relative(&key) else { continue };
+            let Some(relative) = self.relative(&key) else {
+                continue;
+            };
             let info = ObjectInfo {
                 etag: unquoted(object.e_tag().unwrap_or_default()),
                 size: size(object.size()).unwrap_or_default(),
@@ -404,7 +435,10 @@ impl S3Remote {
     async fn create(&self, create: CreateMultipart) -> Result<String, RemoteError> {
         let request = Request::new(Operation::CreateMultipartUpload);
         check(request, validate::key(&self.prefix, &create.key))?;
-        check(request, validate::headers(&create.headers, create.write_id.as_deref()))?;
+        check(
+            request,
+            validate::headers(&create.headers, create.write_id.as_deref()),
+        )?;
         let sent = self
             .client
             .create_multipart_upload()
@@ -450,8 +484,14 @@ impl S3Remote {
         let intact = || Crc64::of(&part.body) == part.checksum;
         let done = sent.map_err(|error| fail(request, error, intact))?;
         confirmed(request, part.checksum, done.checksum_crc64_nvme())?;
-        let etag = done.e_tag().ok_or_else(|| unreadable(request, "no entity tag"))?;
-        Ok(PartInfo { number: part.number, etag: unquoted(etag), checksum: part.checksum })
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        Ok(PartInfo {
+            number: part.number,
+            etag: unquoted(etag),
+            checksum: part.checksum,
+        })
     }
 
     async fn complete(&self, complete: CompleteMultipart) -> Result<ObjectInfo, RemoteError> {
@@ -467,7 +507,9 @@ impl S3Remote {
                 .checksum_crc64_nvme(encoded(part.checksum))
                 .build()
         });
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.collect()))
+            .build();
         let sent = self
             .client
             .complete_multipart_upload()
@@ -485,7 +527,9 @@ impl S3Remote {
             .await;
         let done = sent.map_err(|error| fail(request, error, || true))?;
         let checksum = confirmed(request, complete.checksum, done.checksum_crc64_nvme())?;
-        let etag = done.e_tag().ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
         Ok(ObjectInfo {
             etag: unquoted(etag),
             size: complete.size,
@@ -544,7 +588,9 @@ impl S3Remote {
                     beyond = true;
                     continue;
                 }
-                let id = upload.upload_id().ok_or_else(|| unreadable(request, "no upload id"))?;
+                let id = upload
+                    .upload_id()
+                    .ok_or_else(|| unreadable(request, "no upload id"))?;
                 found.push(MultipartUpload {
                     key: key.clone(),
                     upload_id: id.to_owned(),
@@ -554,7 +600,9 @@ impl S3Remote {
             if beyond || !page.is_truncated().unwrap_or(false) {
                 break;
             }
-            key_marker = page.next_key_marker().and_then(|key| listed_key(key, encoding));
+            key_marker = page
+                .next_key_marker()
+                .and_then(|key| listed_key(key, encoding));
             id_marker = page.next_upload_id_marker().map(str::to_owned);
             if key_marker.is_none() {
                 break;
@@ -616,7 +664,11 @@ fn of_range(
     let end = usize::try_from(first.saturating_add(expected)).ok();
     match start.zip(end) {
         Some((start, end)) if start < end && end <= body.len() => Ok(body.slice(start..end)),
-        _ => Err(RemoteError::permanent(request.operation.name(), 416, "InvalidRange")),
+        _ => Err(RemoteError::permanent(
+            request.operation.name(),
+            416,
+            "InvalidRange",
+        )),
     }
 }
 

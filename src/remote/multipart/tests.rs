@@ -14,7 +14,11 @@ struct Journal<'a> {
 
 impl<'a> Journal<'a> {
     fn new(remote: &'a Fake) -> Self {
-        Self { remote, seen: Mutex::default(), fails: Mutex::new(0) }
+        Self {
+            remote,
+            seen: Mutex::default(),
+            fails: Mutex::new(0),
+        }
     }
 }
 
@@ -59,13 +63,28 @@ async fn attempt(
     state: &mut MultipartUploadState,
 ) -> Result<ObjectInfo, MultipartError> {
     let journal = &Journal::new(remote);
-    let options = MultipartOptions { concurrency: 2, ..MultipartOptions::default() };
-    MultipartTransfer { remote, request, source: body, journal, options }.attempt(state).await
+    let options = MultipartOptions {
+        concurrency: 2,
+        ..MultipartOptions::default()
+    };
+    MultipartTransfer {
+        remote,
+        request,
+        source: body,
+        journal,
+        options,
+    }
+    .attempt(state)
+    .await
 }
 
 fn answer(operation: Operation, status: u16, code: &str) -> RemoteError {
     use crate::remote::classify::{Failure, Request};
-    let failure = Failure::Answer { status, code: Some(code), message: "" };
+    let failure = Failure::Answer {
+        status,
+        code: Some(code),
+        message: "",
+    };
     RemoteError::classified(Request::new(operation), failure, "")
 }
 
@@ -120,9 +139,14 @@ async fn an_id_that_cannot_be_journaled_sends_no_part_and_is_journaled_next_time
 #[tokio::test(start_paused = true)]
 async fn a_failed_attempt_hands_its_state_back_and_the_next_resumes() {
     let (remote, body) = (Fake::default(), bytes(6));
-    remote.fault(Operation::UploadPart, Fault::Before(RemoteError::throttled("UploadPart")));
+    remote.fault(
+        Operation::UploadPart,
+        Fault::Before(RemoteError::throttled("UploadPart")),
+    );
     let (request, mut state) = (request(&body), state(&body));
-    let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert_eq!(error.remote().unwrap().class, Class::Throttle);
     let done = state.parts_done();
     assert!(done >= 1, "the part that was on the wire is not lost");
@@ -132,7 +156,11 @@ async fn a_failed_attempt_hands_its_state_back_and_the_next_resumes() {
     assert_eq!(kept, state);
     attempt(&remote, &request, &body, &mut state).await.unwrap();
     assert_eq!(remote.count(Operation::CreateMultipartUpload), 1);
-    assert_eq!(remote.count(Operation::UploadPart), sent + 6 - done, "no part went twice");
+    assert_eq!(
+        remote.count(Operation::UploadPart),
+        sent + 6 - done,
+        "no part went twice"
+    );
     assert_eq!(remote.object("key").unwrap().body, body);
 }
 
@@ -142,7 +170,9 @@ async fn a_part_that_hangs_ends_at_its_deadline() {
     remote.fault(Operation::UploadPart, Fault::Hang);
     let (request, mut state) = (request(&body), state(&body));
     let start = Instant::now();
-    let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert_eq!(error.remote().unwrap().effect, Effect::Unknown);
     assert_eq!(start.elapsed(), attempt_deadline(17, DEFAULT_MIN_RATE));
     attempt(&remote, &request, &body, &mut state).await.unwrap();
@@ -164,16 +194,28 @@ async fn a_dropped_attempt_keeps_the_state() {
 
 #[tokio::test(start_paused = true)]
 async fn no_such_upload_after_a_success_whose_reply_was_lost_is_ours() {
-    for manners in [Manners::default(), Manners { drops_write_id: true, ..Manners::default() }] {
+    for manners in [
+        Manners::default(),
+        Manners {
+            drops_write_id: true,
+            ..Manners::default()
+        },
+    ] {
         let (remote, body) = (Fake::with(manners), bytes(3));
         remote.fault(COMPLETE, Fault::After(RemoteError::lost(COMPLETE.name())));
         let (request, mut state) = (request(&body), state(&body));
-        let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+        let error = attempt(&remote, &request, &body, &mut state)
+            .await
+            .unwrap_err();
         assert_eq!(error.remote().unwrap().effect, Effect::Unknown);
         let info = attempt(&remote, &request, &body, &mut state).await.unwrap();
         assert_eq!(info.size, body.len() as u64);
         assert_eq!(remote.count(COMPLETE), 2);
-        assert_eq!(remote.count(Operation::UploadPart), 3, "nothing was sent again");
+        assert_eq!(
+            remote.count(Operation::UploadPart),
+            3,
+            "nothing was sent again"
+        );
     }
 }
 
@@ -185,7 +227,9 @@ async fn a_success_with_an_error_in_it_is_retried_and_right() {
         let (remote, body) = (Fake::default(), bytes(2));
         remote.fault(COMPLETE, fault);
         let (request, mut state) = (request(&body), state(&body));
-        let ended = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+        let ended = attempt(&remote, &request, &body, &mut state)
+            .await
+            .unwrap_err();
         assert_eq!(ended.remote().unwrap().effect, Effect::Unknown);
         attempt(&remote, &request, &body, &mut state).await.unwrap();
         assert_eq!(remote.object("key").unwrap().body, body);
@@ -199,9 +243,14 @@ async fn our_own_success_is_not_a_conflict() {
     let (mut request, mut state) = (request(&body), state(&body));
     request.condition = Some(WriteCondition::IfAbsent);
     remote.fault(COMPLETE, Fault::After(RemoteError::lost(COMPLETE.name())));
-    attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     // Some servers look at the condition first.
-    remote.fault(COMPLETE, Fault::Before(RemoteError::conflict(COMPLETE.name())));
+    remote.fault(
+        COMPLETE,
+        Fault::Before(RemoteError::conflict(COMPLETE.name())),
+    );
     attempt(&remote, &request, &body, &mut state).await.unwrap();
 }
 
@@ -212,12 +261,19 @@ async fn a_foreign_object_is_a_conflict_and_the_upload_can_be_aborted() {
     request.condition = Some(WriteCondition::IfAbsent);
     // The same bytes, by another writer: not ours.
     remote.insert("key", &body, Some("theirs"));
-    let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert_eq!(error.remote().unwrap().class, Class::Conflict);
     assert_eq!(remote.uploads().len(), 1);
     remote.fault(Operation::AbortMultipartUpload, Fault::Hang);
-    remote.fault(Operation::AbortMultipartUpload, Fault::Before(RemoteError::throttled("Abort")));
-    abort(&remote, "key", &mut state, Duration::from_secs(30)).await.unwrap();
+    remote.fault(
+        Operation::AbortMultipartUpload,
+        Fault::Before(RemoteError::throttled("Abort")),
+    );
+    abort(&remote, "key", &mut state, Duration::from_secs(30))
+        .await
+        .unwrap();
     assert!(remote.uploads().is_empty() && state.abandoned().is_empty());
     assert_eq!(state.upload_id(), None);
 }
@@ -226,8 +282,13 @@ async fn a_foreign_object_is_a_conflict_and_the_upload_can_be_aborted() {
 async fn a_lost_upload_is_begun_again_once_per_attempt() {
     let (remote, body) = (Fake::default(), bytes(2));
     let (request, mut state) = (request(&body), state(&body));
-    remote.fault(COMPLETE, Fault::Before(RemoteError::throttled(COMPLETE.name())));
-    attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    remote.fault(
+        COMPLETE,
+        Fault::Before(RemoteError::throttled(COMPLETE.name())),
+    );
+    attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     remote.lose_uploads();
     attempt(&remote, &request, &body, &mut state).await.unwrap();
     assert_eq!(remote.count(Operation::CreateMultipartUpload), 2);
@@ -240,7 +301,9 @@ async fn a_lost_upload_is_begun_again_once_per_attempt() {
         let lost = answer(Operation::UploadPart, 404, "NoSuchUpload");
         remote.fault(Operation::UploadPart, Fault::Before(lost));
     }
-    let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert!(error.remote().unwrap().has_code("NoSuchUpload"));
     assert_eq!(remote.count(Operation::CreateMultipartUpload), 2);
     // And the next attempt does not start from what is lost.
@@ -261,9 +324,13 @@ async fn refused_parts_are_sent_again_once_and_then_it_is_permanent() {
         for _ in 0..2 {
             remote.fault(COMPLETE, Fault::Before(answer(COMPLETE, 400, code)));
         }
-        let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+        let error = attempt(&remote, &request, &body, &mut state)
+            .await
+            .unwrap_err();
         assert_eq!(error.remote().unwrap().class, Class::Permanent);
-        abort(&remote, "key", &mut state, Duration::from_secs(9)).await.unwrap();
+        abort(&remote, "key", &mut state, Duration::from_secs(9))
+            .await
+            .unwrap();
         assert!(remote.uploads().is_empty());
     }
 }
@@ -274,7 +341,9 @@ async fn a_race_that_was_lost_to_a_condition_begins_a_new_upload() {
     let (request, mut state) = (request(&body), state(&body));
     let conflict = answer(COMPLETE, 409, "ConditionalRequestConflict");
     remote.fault(COMPLETE, Fault::Before(conflict));
-    let error = attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert_eq!(error.remote().unwrap().class, Class::Transient);
     attempt(&remote, &request, &body, &mut state).await.unwrap();
     assert_eq!(remote.count(Operation::CreateMultipartUpload), 2);
@@ -292,7 +361,9 @@ async fn uploads_given_up_do_not_pile_up() {
             let denied = answer(Operation::AbortMultipartUpload, 403, "AccessDenied");
             remote.fault(Operation::AbortMultipartUpload, Fault::Before(denied));
         }
-        attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+        attempt(&remote, &request, &body, &mut state)
+            .await
+            .unwrap_err();
         assert!(state.abandoned().len() <= MAX_ABANDONED);
     }
     assert_eq!(remote.uploads().len(), MAX_ABANDONED);
@@ -308,7 +379,11 @@ impl PartSource for Changing {
         let read = self.0.read(offset, length);
         Box::pin(async move {
             let bytes = read.await?;
-            Ok(if changed { bytes.iter().map(|byte| !byte).collect() } else { bytes })
+            Ok(if changed {
+                bytes.iter().map(|byte| !byte).collect()
+            } else {
+                bytes
+            })
         })
     }
 }
@@ -318,8 +393,13 @@ async fn a_source_that_changed_makes_no_object() {
     let (remote, body) = (Fake::default(), bytes(2));
     let (request, mut state) = (request(&body), state(&body));
     let source = Changing(body.clone(), Mutex::new(0));
-    let error = attempt(&remote, &request, &source, &mut state).await.unwrap_err();
-    assert!(matches!(error, MultipartError::SourceChanged { .. }), "{error}");
+    let error = attempt(&remote, &request, &source, &mut state)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, MultipartError::SourceChanged { .. }),
+        "{error}"
+    );
     assert_eq!(remote.count(COMPLETE), 0);
     assert_eq!(state.parts_done(), 0, "nothing of it is used later");
 }
@@ -329,7 +409,9 @@ async fn a_source_that_is_short_is_an_error() {
     let (remote, body) = (Fake::default(), bytes(2));
     let (request, mut state) = (request(&body), state(&body));
     let short = body.slice(..100);
-    let error = attempt(&remote, &request, &short, &mut state).await.unwrap_err();
+    let error = attempt(&remote, &request, &short, &mut state)
+        .await
+        .unwrap_err();
     assert!(matches!(error, MultipartError::Source(_)), "{error}");
 }
 
@@ -346,8 +428,12 @@ impl PartSource for Stuck {
 async fn a_source_that_hangs_ends_at_its_deadline() {
     let (remote, body) = (Fake::default(), bytes(2));
     let (request, mut state) = (request(&body), state(&body));
-    let error = attempt(&remote, &request, &Stuck, &mut state).await.unwrap_err();
-    let MultipartError::Source(error) = error else { panic!("{error}") };
+    let error = attempt(&remote, &request, &Stuck, &mut state)
+        .await
+        .unwrap_err();
+    let MultipartError::Source(error) = error else {
+        panic!("{error}")
+    };
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
@@ -357,11 +443,18 @@ async fn an_upload_whose_id_never_arrived_is_found_and_aborted() {
     let (request, mut state) = (request(&body), state(&body));
     let lost = RemoteError::lost("CreateMultipartUpload");
     remote.fault(Operation::CreateMultipartUpload, Fault::After(lost));
-    attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     assert!(state.may_have_strays());
     attempt(&remote, &request, &body, &mut state).await.unwrap();
     assert_eq!(remote.uploads().len(), 1);
-    assert_eq!(abort_all(&remote, "key", Duration::from_secs(9)).await.unwrap(), 1);
+    assert_eq!(
+        abort_all(&remote, "key", Duration::from_secs(9))
+            .await
+            .unwrap(),
+        1
+    );
     assert!(remote.uploads().is_empty());
 }
 
@@ -369,13 +462,23 @@ async fn an_upload_whose_id_never_arrived_is_found_and_aborted() {
 async fn an_abort_that_cannot_be_ends_at_its_deadline_and_keeps_the_id() {
     let (remote, body) = (Fake::default(), bytes(1));
     let (request, mut state) = (request(&body), state(&body));
-    remote.fault(COMPLETE, Fault::Before(RemoteError::throttled(COMPLETE.name())));
-    attempt(&remote, &request, &body, &mut state).await.unwrap_err();
+    remote.fault(
+        COMPLETE,
+        Fault::Before(RemoteError::throttled(COMPLETE.name())),
+    );
+    attempt(&remote, &request, &body, &mut state)
+        .await
+        .unwrap_err();
     for _ in 0..100 {
-        remote.fault(Operation::AbortMultipartUpload, Fault::Before(RemoteError::transient("A")));
+        remote.fault(
+            Operation::AbortMultipartUpload,
+            Fault::Before(RemoteError::transient("A")),
+        );
     }
     let start = Instant::now();
-    abort(&remote, "key", &mut state, Duration::from_secs(3)).await.unwrap_err();
+    abort(&remote, "key", &mut state, Duration::from_secs(3))
+        .await
+        .unwrap_err();
     assert!(start.elapsed() <= Duration::from_secs(3));
     assert_eq!(state.abandoned().len(), 1);
 }

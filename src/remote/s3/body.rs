@@ -63,7 +63,11 @@ impl Body for Frames {
 
 fn framed(bytes: &Bytes) -> SdkBody {
     let bytes = bytes.clone();
-    SdkBody::retryable(move || SdkBody::from_body_1_x(Frames { left: bytes.clone() }))
+    SdkBody::retryable(move || {
+        SdkBody::from_body_1_x(Frames {
+            left: bytes.clone(),
+        })
+    })
 }
 
 /// Swaps the body of one request for frames of it.
@@ -129,7 +133,9 @@ mod tests {
     async fn frames_are_the_bytes_in_order_and_the_hint_is_exact() {
         for length in [0, 1, FRAME - 1, FRAME, FRAME + 1, 3 * FRAME + 7] {
             let bytes: Bytes = (0..length).map(|at| (at % 251) as u8).collect();
-            let mut frames = Frames { left: bytes.clone() };
+            let mut frames = Frames {
+                left: bytes.clone(),
+            };
             let mut seen = Vec::new();
             loop {
                 let left = bytes.len() - seen.len();

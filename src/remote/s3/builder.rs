@@ -135,7 +135,10 @@ impl S3Builder {
             client = client.http_client(http::client());
         }
         // Servers with an endpoint of their own seldom have regions; signing needs one.
-        let mut region = self.config.region().map(|region| region.as_ref().to_owned());
+        let mut region = self
+            .config
+            .region()
+            .map(|region| region.as_ref().to_owned());
         if region.is_none() && has_endpoint {
             client = client.region(Region::from_static("us-east-1"));
             region = Some("us-east-1".to_owned());

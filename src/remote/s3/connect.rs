@@ -96,8 +96,11 @@ pub enum ConnectError {
     },
 }
 
-const HERE: Request =
-    Request { operation: Operation::ListObjectsV2, conditional: false, body_intact: true };
+const HERE: Request = Request {
+    operation: Operation::ListObjectsV2,
+    conditional: false,
+    body_intact: true,
+};
 
 fn region_in<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
     let headers = error.raw_response()?.headers();
@@ -127,19 +130,29 @@ impl S3Remote {
     pub async fn connect(&self, deadline: Duration) -> Result<(), ConnectError> {
         let until = Instant::now() + deadline;
         let bucket = || self.bucket.clone();
-        let late = |what| ConnectError::Deadline { bucket: bucket(), what, after: deadline };
+        let late = |what| ConnectError::Deadline {
+            bucket: bucket(),
+            what,
+            after: deadline,
+        };
         let Some(configured) = self.region.clone() else {
             return Err(ConnectError::NoRegion { bucket: bucket() });
         };
         let Some(provider) = &self.credentials else {
             let cause = "no provider is configured".to_owned();
-            return Err(ConnectError::NoCredentials { bucket: bucket(), cause });
+            return Err(ConnectError::NoCredentials {
+                bucket: bucket(),
+                cause,
+            });
         };
         match timeout_at(until, provider.provide_credentials()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 let cause = chain(&error);
-                return Err(ConnectError::NoCredentials { bucket: bucket(), cause });
+                return Err(ConnectError::NoCredentials {
+                    bucket: bucket(),
+                    cause,
+                });
             }
             Err(_) => return Err(late("resolving credentials")),
         }
@@ -164,23 +177,46 @@ impl S3Remote {
         let actual = region_in(&error);
         let error = fail(HERE, error, || true);
         if is_elsewhere(&error) {
-            return Err(ConnectError::OtherRegion { bucket: bucket(), configured, actual });
+            return Err(ConnectError::OtherRegion {
+                bucket: bucket(),
+                configured,
+                actual,
+            });
         }
         Err(match error.code.as_deref() {
             Some("NoSuchBucket") => ConnectError::NoSuchBucket { bucket: bucket() },
-            Some("RequestTimeTooSkewed") => ConnectError::ClockSkewed { bucket: bucket(), error },
+            Some("RequestTimeTooSkewed") => ConnectError::ClockSkewed {
+                bucket: bucket(),
+                error,
+            },
             Some(
-                "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken"
-                | "InvalidTokenId" | "TokenRefreshRequired",
-            ) => ConnectError::CredentialsRejected { bucket: bucket(), error },
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "InvalidTokenId"
+                | "TokenRefreshRequired",
+            ) => ConnectError::CredentialsRejected {
+                bucket: bucket(),
+                error,
+            },
             Some("CredentialsUnavailable") => {
                 let cause = error.message;
-                ConnectError::NoCredentials { bucket: bucket(), cause }
+                ConnectError::NoCredentials {
+                    bucket: bucket(),
+                    cause,
+                }
             }
             _ if error.class == Class::Environment && error.status == Some(403) => {
-                ConnectError::AccessDenied { bucket: bucket(), error }
+                ConnectError::AccessDenied {
+                    bucket: bucket(),
+                    error,
+                }
             }
-            _ => ConnectError::Failed { bucket: bucket(), error },
+            _ => ConnectError::Failed {
+                bucket: bucket(),
+                error,
+            },
         })
     }
 }

@@ -16,8 +16,12 @@ use crate::remote::outcome::{Class, Effect, cut, parse_retry_after};
 const MAX_CHAIN: usize = 16;
 
 /// Codes that say that the bytes are not those of the checksum.
-const DIGEST_CODES: [&str; 4] =
-    ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"];
+const DIGEST_CODES: [&str; 4] = [
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+];
 
 /// An error and its causes.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
@@ -52,7 +56,9 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// The HTTP status, where there was an answer.
 pub(super) fn status_of<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
-    error.raw_response().map(|response| response.status().as_u16())
+    error
+        .raw_response()
+        .map(|response| response.status().as_u16())
 }
 
 /// How a connection failed, from the chain of causes.
@@ -72,13 +78,16 @@ pub(super) fn transport_of(error: &(dyn Error + 'static), timeout: bool) -> Tran
         }
         return Transport::ConnectRefused;
     }
-    if timeout { Transport::Timeout } else { Transport::Io }
+    if timeout {
+        Transport::Timeout
+    } else {
+        Transport::Io
+    }
 }
 
 /// Whether it is about credentials that could not be had.
 fn about_credentials(error: &(dyn Error + 'static)) -> bool {
-    causes(error)
-        .any(|cause| cause.is::<aws_credential_types::provider::error::CredentialsError>())
+    causes(error).any(|cause| cause.is::<aws_credential_types::provider::error::CredentialsError>())
         || {
             let text = chain(error).to_ascii_lowercase();
             text.contains("credential") || text.contains("identity")
@@ -109,9 +118,17 @@ where
                 None => chain(inner),
             };
             let about_digest = code.is_some_and(|code| DIGEST_CODES.contains(&code));
-            let request = if about_digest { request.body_intact(intact()) } else { request };
+            let request = if about_digest {
+                request.body_intact(intact())
+            } else {
+                request
+            };
             let status = status.unwrap_or(500);
-            let failure = Failure::Answer { status, code, message: &text };
+            let failure = Failure::Answer {
+                status,
+                code,
+                message: &text,
+            };
             RemoteError::classified(request, failure, &text)
         }
         SdkError::ResponseError(_) => cut_off(request, status, &chain(&error)),
@@ -149,7 +166,11 @@ fn cut_off(request: Request, status: Option<u16>, text: &str) -> RemoteError {
     let mut made = RemoteError::classified(request, failure, text);
     made.status = status;
     if let Some(status) = status.filter(|status| *status >= 300) {
-        let failure = Failure::Answer { status, code: None, message: text };
+        let failure = Failure::Answer {
+            status,
+            code: None,
+            message: text,
+        };
         let class = classify(request, failure).class;
         if matches!(class, Class::Throttle | Class::Environment) {
             made.class = class;

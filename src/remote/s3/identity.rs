@@ -26,7 +26,10 @@ struct Generation {
 
 impl Generation {
     fn new() -> Arc<Self> {
-        Arc::new(Self { cache: IdentityCache::lazy().build(), used: AtomicBool::new(false) })
+        Arc::new(Self {
+            cache: IdentityCache::lazy().build(),
+            used: AtomicBool::new(false),
+        })
     }
 }
 
@@ -38,7 +41,9 @@ pub(super) struct RefreshableCache {
 
 impl RefreshableCache {
     pub(super) fn new() -> Self {
-        Self { current: Mutex::new(Generation::new()) }
+        Self {
+            current: Mutex::new(Generation::new()),
+        }
     }
 
     /// The next request resolves credentials anew.
@@ -63,8 +68,10 @@ impl ResolveCachedIdentity for SharedCache {
     ) -> IdentityFuture<'a> {
         let generation = Arc::clone(&self.0.current.lock());
         IdentityFuture::new(async move {
-            let identity =
-                generation.cache.resolve_cached_identity(resolver, components, config).await?;
+            let identity = generation
+                .cache
+                .resolve_cached_identity(resolver, components, config)
+                .await?;
             generation.used.store(true, Ordering::Release);
             Ok(identity)
         })
