@@ -723,10 +723,9 @@ async fn connecting_names_the_bucket_and_what_is_wrong_with_it() {
         let (server, remote) = serving([action]).await;
         let result = remote.connect(LIMIT).await;
         assert_eq!(server.attempts(), 1);
-        result.map_err(|error| {
+        result.inspect_err(|error| {
             let text = error.to_string();
             assert!(text.contains("bucket") && !text.contains(SECRET), "{text}");
-            error
         })
     };
     let listing = "<ListBucketResult></ListBucketResult>";

@@ -17,25 +17,24 @@ mod connect;
 mod error;
 mod http;
 mod identity;
+mod read;
+mod wire;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
-    EncodingType, ServerSideEncryption, StorageClass,
+    EncodingType,
 };
-use bytes::{Bytes, BytesMut};
 
-use super::classify::{Failure, Operation, Request, Transport};
-use super::validate::{self, ValidationError, WRITE_ID};
+use super::classify::{Operation, Request};
+use super::validate;
 use super::{
     CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
-    MultipartUpload, ObjectHeaders, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError,
-    RemoteFuture, UploadPart, WriteCondition,
+    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
+    UploadPart,
 };
 
 use body::Framed;
@@ -43,12 +42,14 @@ pub use builder::{PayloadSigning, S3Builder};
 pub use connect::ConnectError;
 use error::{fail, status_of};
 use identity::RefreshableCache;
+use read::{collect, of_range};
+use wire::{
+    check, conditions, confirmed, decoded, encoded, encryption, listed_key, metadata, quoted, size,
+    storage_class, system_time, total_of, unquoted, unreadable, write_id_of,
+};
 
 /// The most pages that one listing of unfinished uploads reads.
 const MAX_UPLOAD_PAGES: usize = 10;
-
-/// The largest buffer that is made because a server promised bytes, before they come.
-const MAX_PROMISED_BUFFER: u64 = 64 << 20;
 
 /// One bucket and prefix on S3, or on what speaks its protocol.
 ///
@@ -71,137 +72,6 @@ impl std::fmt::Debug for S3Remote {
         f.debug_struct("S3Remote")
             .field("at", &self.describe())
             .finish_non_exhaustive()
-    }
-}
-
-/// An entity tag as it is sent.
-fn quoted(etag: &ETag) -> String {
-    if etag.0 == "*" {
-        etag.0.clone()
-    } else {
-        format!("\"{}\"", etag.0)
-    }
-}
-
-/// An entity tag as it is kept.
-fn unquoted(etag: &str) -> ETag {
-    let bare = etag.strip_prefix("W/").unwrap_or(etag);
-    ETag(bare.trim_matches('"').to_owned())
-}
-
-/// A checksum as it is sent: base64 of its eight bytes, the highest first.
-fn encoded(checksum: Crc64) -> String {
-    aws_smithy_types::base64::encode(checksum.0.to_be_bytes())
-}
-
-/// A full-object checksum as it is kept; one over the checksums of parts (`...-3`) is not one.
-fn decoded(checksum: Option<&str>) -> Option<Crc64> {
-    let bytes = aws_smithy_types::base64::decode(checksum?).ok()?;
-    Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
-}
-
-fn system_time(time: Option<&DateTime>) -> Option<SystemTime> {
-    SystemTime::try_from(*time?).ok()
-}
-
-/// A size that a server sent.
-fn size(length: Option<i64>) -> Option<u64> {
-    u64::try_from(length?).ok()
-}
-
-/// The whole object's size in `bytes 0-9/100`.
-fn total_of(content_range: Option<&str>) -> Option<u64> {
-    content_range?.rsplit_once('/')?.1.trim().parse().ok()
-}
-
-fn write_id_of(metadata: Option<&HashMap<String, String>>) -> Option<String> {
-    metadata?.get(WRITE_ID).cloned()
-}
-
-/// Metadata as it is sent; `None` where there is none.
-fn metadata(headers: &ObjectHeaders, write_id: Option<&str>) -> Option<HashMap<String, String>> {
-    let mut metadata: HashMap<String, String> = headers
-        .metadata
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    if let Some(id) = write_id {
-        metadata.insert(WRITE_ID.to_owned(), id.to_owned());
-    }
-    (!metadata.is_empty()).then_some(metadata)
-}
-
-/// The values of `If-Match` and `If-None-Match`.
-fn conditions(condition: Option<&WriteCondition>) -> (Option<String>, Option<String>) {
-    match condition {
-        None => (None, None),
-        Some(WriteCondition::IfAbsent) => (None, Some("*".to_owned())),
-        Some(WriteCondition::IfMatch(etag)) => (Some(quoted(etag)), None),
-    }
-}
-
-fn storage_class(headers: &ObjectHeaders) -> Option<StorageClass> {
-    headers.storage_class.as_deref().map(StorageClass::from)
-}
-
-fn encryption(headers: &ObjectHeaders) -> Option<ServerSideEncryption> {
-    headers
-        .server_side_encryption
-        .as_deref()
-        .map(ServerSideEncryption::from)
-}
-
-/// What must be refused is refused as S3 would have, without asking it.
-fn check<T>(request: Request, result: Result<T, ValidationError>) -> Result<T, RemoteError> {
-    result.map_err(|error| {
-        let failure = Failure::Transport(Transport::Construction);
-        RemoteError::classified(request, failure, &error.to_string())
-    })
-}
-
-fn unreadable(request: Request, what: &str) -> RemoteError {
-    RemoteError::classified(request, Failure::Transport(Transport::ResponseParse), what)
-}
-
-/// A success whose checksum is not ours is none.
-fn confirmed(
-    request: Request,
-    ours: Crc64,
-    theirs: Option<&str>,
-) -> Result<Option<Crc64>, RemoteError> {
-    let theirs = decoded(theirs);
-    match theirs {
-        Some(theirs) if theirs != ours => {
-            let text = format!("sent {:016x}, the server has {:016x}", ours.0, theirs.0);
-            let failure = Failure::Transport(Transport::ChecksumMismatch);
-            Err(RemoteError::classified(request, failure, &text))
-        }
-        theirs => Ok(theirs),
-    }
-}
-
-/// Decodes `%41` and `+` of a listing that was asked for in URL encoding.
-fn url_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            b'+' => b' ',
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
-}
-
-/// A key of a listing, as it was written.
-fn listed_key(key: &str, encoding: Option<&EncodingType>) -> Option<String> {
-    match encoding {
-        Some(EncodingType::Url) => url_decoded(key),
-        _ => Some(key.to_owned()),
     }
 }
 
@@ -609,66 +479,6 @@ impl S3Remote {
             }
         }
         Ok(found)
-    }
-}
-
-/// Reads a body to its end; fewer bytes than promised are an error.
-async fn collect(
-    request: Request,
-    mut body: ByteStream,
-    promised: Option<u64>,
-) -> Result<Bytes, RemoteError> {
-    let room = promised.unwrap_or_default().min(MAX_PROMISED_BUFFER);
-    let mut bytes = BytesMut::with_capacity(usize::try_from(room).unwrap_or_default());
-    while let Some(next) = body.next().await {
-        match next {
-            Ok(chunk) => bytes.extend_from_slice(&chunk),
-            Err(error) => {
-                let text = format!("after {} bytes: {}", bytes.len(), error::chain(&error));
-                return Err(damaged(request, &text));
-            }
-        }
-    }
-    match promised {
-        Some(promised) if promised != bytes.len() as u64 => {
-            let text = format!("{} bytes came, {promised} were promised", bytes.len());
-            Err(damaged(request, &text))
-        }
-        _ => Ok(bytes.freeze()),
-    }
-}
-
-fn damaged(request: Request, text: &str) -> RemoteError {
-    RemoteError::classified(request, Failure::Transport(Transport::BodyDamaged), text)
-}
-
-/// The bytes of a range, as many of them as the object has. A server may answer with the whole
-/// object (it then says 200, without a content range); then it is cut here.
-fn of_range(
-    request: Request,
-    body: Bytes,
-    (first, length): (u64, u64),
-    size: u64,
-    partial: bool,
-) -> Result<Bytes, RemoteError> {
-    let expected = length.min(size.saturating_sub(first));
-    if partial {
-        return if body.len() as u64 == expected {
-            Ok(body)
-        } else {
-            let text = format!("{} bytes came of a range of {expected}", body.len());
-            Err(damaged(request, &text))
-        };
-    }
-    let start = usize::try_from(first).ok();
-    let end = usize::try_from(first.saturating_add(expected)).ok();
-    match start.zip(end) {
-        Some((start, end)) if start < end && end <= body.len() => Ok(body.slice(start..end)),
-        _ => Err(RemoteError::permanent(
-            request.operation.name(),
-            416,
-            "InvalidRange",
-        )),
     }
 }
 

@@ -1,4 +1,6 @@
+use super::wire::url_decoded;
 use super::*;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 #[test]
