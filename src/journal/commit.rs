@@ -105,6 +105,8 @@ pub(super) struct Core {
     pub(super) fresh: HashSet<Location>,
     /// Owners whose end is written and not yet synced: no copy of them may follow it.
     pub(super) ending: HashSet<Location>,
+    /// Taken from the inbox, and not yet looked at.
+    pub(super) incoming: Vec<Record>,
     /// Locations to report as durable.
     pub(super) finished: Vec<Location>,
     /// Payload files whose owners have durably ended.
@@ -135,25 +137,25 @@ impl Shared {
                 ..Turn::default()
             };
         }
-        let (incoming, force, sealing) = core.take(self);
+        let (force, sealing) = core.take(self);
         if core.opening.is_some()
             && let Err(stall) = core.open_log(self)
         {
-            return core.stall(self, stall, incoming, sealing);
+            return core.stall(self, stall, sealing);
         }
-        core.admit(self, incoming);
+        core.admit(self);
         let written = core
             .place_payloads(self)
             .and_then(|()| core.write_out(self, force || sealing));
         if let Err(stall) = written {
-            return core.stall(self, stall, Vec::new(), sealing);
+            return core.stall(self, stall, sealing);
         }
         core.stalled = false;
         core.publish(self);
         core.unlink_ended(self);
         let mut more = match core.reclaim_step(self) {
             Ok(did) => did,
-            Err(stall @ Stall::Failed(_)) => return core.stall(self, stall, Vec::new(), sealing),
+            Err(stall @ Stall::Failed(_)) => return core.stall(self, stall, sealing),
             // Copies go on when there is room again.
             Err(Stall::Room) => false,
         };
@@ -180,13 +182,11 @@ impl Core {
         &mut self,
         shared: &Shared,
         stall: Stall,
-        incoming: Vec<Record>,
         sealing: bool,
     ) -> Turn {
         self.publish(shared);
         match stall {
             Stall::Failed(cause) => {
-                self.queue.extend(incoming);
                 self.fail(shared, &cause);
                 Turn {
                     done: true,
@@ -195,9 +195,6 @@ impl Core {
             }
             Stall::Room => {
                 self.stalled = true;
-                for record in incoming {
-                    self.queue_later(record);
-                }
                 if sealing {
                     let full = io::Error::from(io::ErrorKind::StorageFull);
                     let cause = JournalFailure::new("sealing", &shared.layout.dir, full);

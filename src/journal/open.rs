@@ -165,9 +165,8 @@ pub(super) fn open(
         match core.open_log(&shared) {
             Ok(()) => {}
             Err(Stall::Room) => {
-                tracing::warn!(
-                    "the journal opens without room for a segment: it takes no records yet"
-                );
+                tracing::warn!("the journal opens without room: nothing is durable until there is");
+                recovered.next_location = skip_locations(&shared);
             }
             Err(Stall::Failed(cause)) => return Err(JournalError::Failed(cause)),
         }
@@ -407,8 +406,11 @@ impl Core {
             // Proves that the copies are durable: the next open need not copy them again.
             let highest = shared.inbox.lock().next - 1;
             self.queue.push_back(mark_record(KIND_OPENED, highest));
-            // Should this fail, the records go into yet another segment: nothing is lost.
-            self.write_out(shared, true)?;
+            match self.write_out(shared, true) {
+                // It is written with what comes next.
+                Ok(()) | Err(Stall::Room) => {}
+                Err(failed @ Stall::Failed(_)) => return Err(failed),
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a journal owes, kept beside it: the reference model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -149,7 +149,7 @@ pub struct ModelOwner {
 #[derive(Debug, Default)]
 pub struct Model {
     pub owners: BTreeMap<Location, ModelOwner>,
-    pub highest: Location,
+    pub used: BTreeSet<Location>,
 }
 
 pub fn text(location_hint: u64, len: usize) -> Bytes {
@@ -161,6 +161,10 @@ pub fn text(location_hint: u64, len: usize) -> Bytes {
 }
 
 impl Model {
+    fn assigned(&mut self, location: Location) {
+        assert!(self.used.insert(location), "location {location} was used before");
+    }
+
     pub fn begin(
         &mut self,
         journal: &Journal,
@@ -177,8 +181,7 @@ impl Model {
             }
         };
         let location = journal.append(Append::begin(1, head.clone(), payload)).ok()?;
-        assert!(location > self.highest, "location {location} was used before");
-        self.highest = location;
+        self.assigned(location);
         let body = body.map(|(bytes, _)| bytes);
         let owner = ModelOwner { head, body, fate: Fate::Open, notes: Vec::new(), end: None };
         self.owners.insert(location, owner);
@@ -191,16 +194,14 @@ impl Model {
             record = record.unsynced();
         }
         let Ok(location) = journal.append(record) else { return };
-        assert!(location > self.highest);
-        self.highest = location;
+        self.assigned(location);
         let note = ModelNote { location, slot, head, fate: Fate::Open, optional: !sync };
         self.owners.get_mut(&owner).unwrap().notes.push(note);
     }
 
     pub fn end(&mut self, journal: &Journal, owner: Location) {
         let Ok(location) = journal.append(Append::end(3, owner, "end")) else { return };
-        assert!(location > self.highest);
-        self.highest = location;
+        self.assigned(location);
         self.owners.get_mut(&owner).unwrap().end = Some((location, Fate::Open));
     }
 
@@ -228,7 +229,6 @@ impl Model {
     /// Checks what was recovered, and goes on from it.
     #[track_caller]
     pub fn check(&mut self, journal: &Journal, recovered: &Recovered, what: &str) {
-        assert!(recovered.next_location > self.highest, "{what}: a location would be used twice");
         let found: BTreeMap<_, _> =
             recovered.owners.iter().map(|owner| (owner.location, owner)).collect();
         for (location, owner) in &self.owners {
@@ -287,6 +287,5 @@ impl Model {
                 note.optional = false;
             }
         }
-        self.highest = self.highest.max(recovered.next_location - 1);
     }
 }

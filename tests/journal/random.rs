@@ -60,9 +60,13 @@ fn step(journal: &Journal, model: &mut Model, rng: &mut StdRng, hint: u64) {
 fn open_somehow(fs: &SimFs, rng: &mut StdRng, what: &str) -> (Journal, Recovered) {
     if rng.random_bool(0.3) {
         for _ in 0..rng.random_range(1..3) {
-            fs.fail(random_fault(rng));
+            let fault = random_fault(rng);
+            fs.fail(fault);
             let opened = try_open(fs, rng.random());
             fs.heal();
+            if std::env::var("JOURNAL_SEED").is_ok() {
+                println!("seed: {fault:?} {:?}", opened.as_ref().map(|o| o.1.next_location));
+            }
             match opened {
                 Ok(opened) => return opened,
                 Err(JournalError::Io(_) | JournalError::Failed(_)) => {}
@@ -85,9 +89,6 @@ fn life(seed: u64) {
         let what = format!("seed {seed}, round {round}");
         let (journal, recovered) = open_somehow(&fs, rng, &what);
         assert_eq!(recovered.damage, vec![], "{what}: a torn tail is not damage");
-        if std::env::var("JOURNAL_SEED").is_ok() {
-            println!("{what}: next {} highest {} clean {} status {:?}", recovered.next_location, model.highest, recovered.clean, journal.status());
-        }
         model.check(&journal, &recovered, &what);
         if let Ok(watched) = std::env::var("JOURNAL_OWNER") {
             let watched: u64 = watched.parse().unwrap();
