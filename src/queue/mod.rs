@@ -387,9 +387,4 @@ impl Queue {
             }
         }
     }
-
-    /// Whether the journal still takes records.
-    pub(crate) fn journal_failed(&self) -> Option<String> {
-        self.lock().journal_failed.clone()
-    }
 }

@@ -255,6 +255,7 @@ fn tell(told: Vec<Ended>) {
         for cell in &ended.cells {
             cell.settle(ended.settlement.clone());
         }
+        drop(ended.permit);
     }
 }
 

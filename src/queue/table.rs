@@ -212,10 +212,6 @@ impl Table {
         self.tasks.len()
     }
 
-    pub(crate) fn running(&self) -> usize {
-        self.running
-    }
-
     pub(crate) fn quarantined(&self) -> impl Iterator<Item = &Task> {
         self.quarantined.keys().filter_map(|id| self.get(*id))
     }
