@@ -47,7 +47,10 @@ impl Acks {
         writers: u32,
     ) -> Result<Self, Failure> {
         let open = |path: &Path| -> io::Result<File> {
-            let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
+            let mut file = OpenOptions::new()
+                .append(true)
+                .create_new(true)
+                .open(path)?;
             file.write_all(
                 format!("seed {seed} row_bytes {row_bytes} writers {writers}\n").as_bytes(),
             )?;
@@ -80,12 +83,18 @@ impl Acks {
 
     /// Rows by writer.
     pub fn rows(&self) -> Vec<u64> {
-        self.rows.iter().map(|rows| rows.load(Ordering::Acquire)).collect()
+        self.rows
+            .iter()
+            .map(|rows| rows.load(Ordering::Acquire))
+            .collect()
     }
 
     /// Rows of all writers.
     pub fn total(&self) -> u64 {
-        self.rows.iter().map(|rows| rows.load(Ordering::Acquire)).sum()
+        self.rows
+            .iter()
+            .map(|rows| rows.load(Ordering::Acquire))
+            .sum()
     }
 }
 
@@ -94,8 +103,8 @@ pub fn read(path: &Path) -> Result<Acknowledged, Failure> {
     let fail = |error| Failure::io(format!("--ack-log {}", path.display()), error);
     let mut lines = BufReader::new(File::open(path).map_err(fail)?).lines();
     let head = lines.next().transpose().map_err(fail)?.unwrap_or_default();
-    let mut acknowledged = parse_head(&head)
-        .ok_or_else(|| fail(bad(format!("its first line is {head:?}"))))?;
+    let mut acknowledged =
+        parse_head(&head).ok_or_else(|| fail(bad(format!("its first line is {head:?}"))))?;
     for line in lines {
         let line = line.map_err(fail)?;
         let numbers: Option<Vec<u64>> = line.split(' ').map(|word| word.parse().ok()).collect();

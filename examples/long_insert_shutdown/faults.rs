@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use s3_writeback::testing::{Action, FaultPlan, FaultRule, Operation, RuleId};
+use s3_writeback::testing::{Action, FaultPlan, FaultRule, Operation};
 use tokio::task::JoinHandle;
 
 use crate::options::Fault;
@@ -54,23 +54,21 @@ impl Drop for Weather {
     }
 }
 
-/// Never ends: it goes with its handle.
+/// One fault at a time, of one kind after the other. Never ends: it goes with its handle.
 async fn errors(plan: FaultPlan) {
+    let kinds = [
+        FaultRule::slow_down(),
+        FaultRule::internal_error(),
+        FaultRule::reset(),
+        FaultRule::reset().after_effect(),
+    ];
     let mut tick = tokio::time::interval(EVERY);
-    let mut rules: Vec<RuleId> = Vec::new();
-    loop {
+    let mut last = None;
+    for kind in kinds.into_iter().cycle() {
         tick.tick().await;
-        // Rules that met no request meanwhile must not pile up.
-        for rule in rules.drain(..) {
-            plan.remove(rule);
-        }
-        let strike = [
-            FaultRule::slow_down().times(2),
-            FaultRule::internal_error().once(),
-            FaultRule::reset().once(),
-            FaultRule::reset().after_effect().once(),
-        ];
-        rules.extend(strike.map(|rule| plan.add(rule.on(Operation::PutObject))));
+        // A rule that met no request meanwhile must not pile up.
+        last.map(|rule| plan.remove(rule));
+        last = Some(plan.add(kind.on(Operation::PutObject).once()));
     }
 }
 

@@ -140,7 +140,10 @@ fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
             _ => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("{} has a file that is not the log's: {name:?}", dir.display()),
+                    format!(
+                        "{} has a file that is not the log's: {name:?}",
+                        dir.display()
+                    ),
                 ));
             }
         }

@@ -106,8 +106,8 @@ async fn run(cli: &Cli) -> Result<Report, Failure> {
     let (_temporary, dir): (_, PathBuf) = match &cli.dir {
         Some(dir) => (None, dir.clone()),
         None => {
-            let dir = tempfile::tempdir()
-                .map_err(|error| Failure::io("a temporary directory", error))?;
+            let dir =
+                tempfile::tempdir().map_err(|error| Failure::io("a temporary directory", error))?;
             let path = dir.path().to_owned();
             (Some(dir), path)
         }

@@ -101,7 +101,8 @@ pub enum Fault {
     None,
     /// Every PUT takes 200 ms longer.
     Slow,
-    /// Every quarter of a second: two 503, a 500, a reset before and a reset after the effect.
+    /// Every quarter of a second one PUT fails: by 503, by 500, by a reset before its effect, by a
+    /// reset after it, in turn.
     Errors,
     /// S3 answers nothing in the middle third of the run.
     Hang,
@@ -151,6 +152,8 @@ impl Cli {
         config.max_tasks = self.queue_tasks;
         config.max_bytes = self.queue_bytes;
         config.workers = usize::from(self.workers);
+        // All segments are under one prefix.
+        config.prefix_share_percent = 100;
         config.shutdown_within = self.shutdown_within;
         config.seed = Some(self.seed);
         config

@@ -61,7 +61,9 @@ impl Report {
             self.shutdown_within_ms = millis(report.within);
             self.shutdown_in_time = true;
             let phases = report.phases.iter();
-            self.phases = phases.map(|(p, took)| (p.to_string(), millis(*took))).collect();
+            self.phases = phases
+                .map(|(p, took)| (p.to_string(), millis(*took)))
+                .collect();
             self.segments_left_local = ended.shipped.left;
         }
         self.lives += 1;

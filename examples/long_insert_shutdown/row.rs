@@ -46,10 +46,7 @@ pub fn read(bytes: &[u8]) -> Option<(Row<'_>, &[u8])> {
     };
     let payload_bytes = usize::try_from(number(12, 4)).ok()?;
     let payload = rest.get(..payload_bytes)?;
-    let sum = checksum(
-        CrcAlgorithm::Crc64Nvme,
-        &bytes[8..HEADER + payload_bytes],
-    );
+    let sum = checksum(CrcAlgorithm::Crc64Nvme, &bytes[8..HEADER + payload_bytes]);
     let row = Row {
         writer: u32::try_from(number(8, 4)).ok()?,
         id: number(16, 8),

@@ -36,10 +36,6 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub fn is_good(&self) -> bool {
-        self.lost == 0 && self.fault_count == 0
-    }
-
     fn fault(&mut self, text: String) {
         self.fault_count += 1;
         if self.faults.len() < TOLD {
@@ -108,9 +104,10 @@ impl Check<'_> {
 
     fn row(&mut self, key: &str, row: &row::Row<'_>, verdict: &mut Verdict) {
         let writer = row.writer as usize;
-        let (Some(next), Some(acknowledged)) =
-            (self.next.get_mut(writer), self.acknowledged.rows.get(writer))
-        else {
+        let (Some(next), Some(acknowledged)) = (
+            self.next.get_mut(writer),
+            self.acknowledged.rows.get(writer),
+        ) else {
             verdict.fault(format!("{key}: a row of writer {writer}, who never was"));
             return;
         };

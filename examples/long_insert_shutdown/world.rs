@@ -38,7 +38,11 @@ impl World {
                 (None, loader.endpoint_url(endpoint).load().await)
             }
             None => {
-                let server = S3Server::builder().bucket(&cli.bucket).dir(dir).start().await;
+                let server = S3Server::builder()
+                    .bucket(&cli.bucket)
+                    .dir(dir)
+                    .start()
+                    .await;
                 let server = server.map_err(|error| Failure::io("the embedded server", error))?;
                 let credentials = Credentials::new("test", "test-secret", None, None, "embedded");
                 let config = SdkConfig::builder()
