@@ -43,7 +43,7 @@ mod verify;
 mod world;
 mod writers;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -73,6 +73,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     match run(&cli).await.and_then(|report| tell(&cli, &report)) {
         Ok(true) => ExitCode::SUCCESS,

@@ -23,7 +23,7 @@ enum Moment {
     /// The n-th PUT was carried out, and its answer is held back: the client cannot know.
     Effect(u64),
     /// S3 has answered nothing since the n-th PUT, and this many more requests hang: the queue
-    /// is full and its writers wait.
+    /// S3 has answered nothing since the n-th PUT, and every worker waits for it.
     Hanging(u64),
     /// The manifest comes in: shutdown is under way.
     Shutdown,
