@@ -20,7 +20,7 @@ use crate::journal::{Append, CommitSink, JournalFailure, Location};
 use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
-use super::receipt::Settlement;
+use super::receipt::{Cell, Settlement};
 use super::record::{self, Quarantine, kind, slot};
 use super::table::{Ended, Status};
 use super::task::{Cause, TaskId, cut};
@@ -294,10 +294,23 @@ pub(crate) struct Sink(pub Arc<Queue>);
 impl Sink {
     fn on_record(&self, mut take: impl FnMut(&mut State) -> Vec<Ended>) {
         let told = take(&mut self.0.lock());
-        if !told.is_empty() {
-            tell(told);
+        self.told(Vec::new(), told);
+    }
+}
+
+impl Sink {
+    /// Tells what is on record now. Notes of attempts come to the disk too, and are no progress.
+    fn told(&self, cells: Vec<Arc<Cell>>, told: Vec<Ended>) {
+        let progress = !cells.is_empty() || !told.is_empty();
+        for cell in cells {
+            cell.set_durable();
         }
-        self.0.moved_on();
+        tell(told);
+        if progress {
+            self.0.moved_on();
+        } else {
+            self.0.changed();
+        }
     }
 }
 
@@ -317,11 +330,7 @@ impl CommitSink for Sink {
             let told = std::mem::replace(&mut state.settling, rest);
             (cells, told.into_values().collect::<Vec<_>>())
         };
-        for cell in cells {
-            cell.set_durable();
-        }
-        tell(told);
-        self.0.moved_on();
+        self.told(cells, told);
     }
 
     fn durable_ahead(&self, locations: &[Location]) {
