@@ -619,6 +619,71 @@ mod tests {
     }
 
     #[test]
+    fn a7_who_was_granted_room_and_has_not_looked_is_in_nobodys_way() {
+        let admission = admission(2, 10);
+        let held = [1, 2].map(|_| now(&admission, Pool::Common, bytes(1)).unwrap().unwrap());
+        let mut granted = admission.acquire(Pool::Common, Asker::Anyone, bytes(1));
+        assert!((&mut granted).now_or_never().is_none());
+        drop(held);
+        // There is room for one more, and nobody would wake it later.
+        let newcomer = now(&admission, Pool::Common, bytes(1)).expect("there is room").unwrap();
+        let granted = (&mut granted).now_or_never().unwrap().unwrap();
+        drop((newcomer, granted));
+        assert_eq!(used(&admission), Need::default());
+    }
+
+    /// 256 submitters at once against a limit of 128, 10,000 rounds, on real threads: counted and
+    /// taken are one step. (GreptimeDB's first check and its insert were two.)
+    #[test]
+    fn b2_never_more_than_the_limit_are_in_10_000_rounds() {
+        const ROUNDS: u64 = 10_000;
+        let admission = admission(128, u64::MAX);
+        let inside = std::sync::atomic::AtomicU64::new(0);
+        let most = std::sync::atomic::AtomicU64::new(0);
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        let permits: Vec<_> = (0..32)
+                            .filter_map(|_| now(&admission, Pool::Common, bytes(1)))
+                            .map(|permit| {
+                                let before = inside.fetch_add(1, Ordering::SeqCst);
+                                most.fetch_max(before + 1, Ordering::SeqCst);
+                                permit.unwrap()
+                            })
+                            .collect();
+                        inside.fetch_sub(permits.len() as u64, Ordering::SeqCst);
+                        drop(permits);
+                        barrier.wait();
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 128);
+        assert!(admission.usage().peak.tasks <= 128);
+        assert_eq!(used(&admission), Need::default());
+        assert_eq!(admission.usage().waiters, 0);
+    }
+
+    #[test]
+    fn d8_a_journal_that_failed_wakes_who_waits_with_the_cause() {
+        let admission = admission(1, 10);
+        let _held = now(&admission, Pool::Common, bytes(1)).unwrap().unwrap();
+        for pool in [Pool::Common, Pool::Reserve] {
+            let _reserve = [1, 2].map(|_| now(&admission, Pool::Reserve, bytes(1)));
+            let mut waits = admission.acquire(pool, Asker::Holder, bytes(1));
+            assert!((&mut waits).now_or_never().is_none());
+            admission.fail("EIO");
+            assert!(matches!(
+                (&mut waits).now_or_never(),
+                Some(Err(Error::JournalFailed(cause))) if cause == "EIO"
+            ));
+            admission.state.lock().failed = None;
+        }
+    }
+
+    #[test]
     fn the_reserve_is_never_lent_and_recovery_does_not_overdraw_it() {
         let admission = admission(1, 10);
         let recovered: Vec<_> = (0..10).map(|_| admission.recover(bytes(5))).collect();
