@@ -28,5 +28,5 @@ pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
 pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
-pub use shutdown::{Phase, ShutdownHold, ShutdownReport};
+pub use shutdown::{FailingTask, Phase, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};

@@ -20,7 +20,7 @@ use crate::queue::Job;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
 use crate::queue::task::{Cause, Lane, TaskId, cut};
-use crate::queue::{Abort, TaskJob, Totals};
+use crate::queue::{Abort, TaskJob};
 use crate::remote::{Class, RemoteError};
 use crate::runtime::Runtime;
 
@@ -81,7 +81,6 @@ impl Pool {
                 Job::Load(load) => self.run_load(load).await,
                 Job::Abort(abort) => self.run_abort(abort).await,
             }
-            Totals::add(&self.shared.queue.totals.progress, 1);
         }
     }
 
