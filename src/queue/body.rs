@@ -3,7 +3,7 @@
 //! Owns: one way to read a body, wherever it is. Does not own: what is done with the bytes.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +34,15 @@ impl Source {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Journal(payload) => payload.len(),
             Self::File { len, .. } => *len,
+        }
+    }
+
+    /// The file that it is in, if it has one to itself.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Journal(payload) => payload.path(),
+            Self::File { path, .. } => Some(path),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::journal::Append;
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
 use super::receipt::{Receipt, Settlement};
-use super::record::{kind, slot};
+use super::record::{self, Crashes, kind, slot};
 use super::table::Status;
 use super::task::{Action, Cause, Lane, TaskId, cut};
 use super::{Queue, Totals};
@@ -83,6 +83,7 @@ enum Body {
     Here(super::body::Source),
     Nothing,
     Remote,
+    NotYet(TaskId),
 }
 
 impl Queue {
@@ -198,8 +199,11 @@ impl Queue {
             slot::QUARANTINE,
             Bytes::new(),
         ))?;
+        // It starts anew: none of its attempts so far is charged any more.
+        let counted_to = self.journal.status().next_location.saturating_sub(1);
+        let forgiven = record::encode(&Crashes { count: 0, counted_to });
         self.journal
-            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, Bytes::new()))?;
+            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
         let receipt = self.receipt(id, &cell);
         drop(state);
         self.moved_on();
@@ -270,27 +274,12 @@ impl Queue {
         range: Option<(u64, u64)>,
     ) -> Result<Bytes> {
         crate::remote::validate::key(&self.prefix, &key)?;
-        let body = {
-            let state = self.lock();
-            match state.table.last_on(&key) {
-                None => Body::Remote,
-                Some(task) => match (&task.action, &task.memory) {
-                    (Action::Delete, _) => Body::Nothing,
-                    (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),
-                    (Action::UploadBorrowed(borrowed), None) => {
-                        Body::Here(super::body::Source::File {
-                            fs: Arc::clone(&self.fs),
-                            path: borrowed.path.clone().into(),
-                            len: borrowed.len,
-                        })
-                    }
-                    (Action::Upload, None) => match self.journal.payload(task.id.0) {
-                        Some(payload) => Body::Here(super::body::Source::Journal(payload)),
-                        None => Body::Remote,
-                    },
-                },
-            }
-        };
+        let mut body = self.find(&key);
+        if let Body::NotYet(id) = body {
+            // Refused or not: what became of it is looked at again.
+            let _ = self.journal.wait_durable(id.0).await;
+            body = self.find(&key);
+        }
         match body {
             Body::Nothing => Err(Error::NotFound { key }),
             Body::Here(source) => {
@@ -300,7 +289,28 @@ impl Queue {
                     .await
                     .map_err(|error| Error::directory(&self.config.dir, &error))
             }
-            Body::Remote => self.load(key, range).await,
+            Body::Remote | Body::NotYet(_) => self.load(key, range).await,
+        }
+    }
+
+    /// Where the bytes are that the last submit on a key left.
+    fn find(&self, key: &str) -> Body {
+        let state = self.lock();
+        let Some(task) = state.table.last_on(key) else { return Body::Remote };
+        match (&task.action, &task.memory) {
+            (Action::Delete, _) => Body::Nothing,
+            (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),
+            (Action::UploadBorrowed(borrowed), None) => Body::Here(super::body::Source::File {
+                fs: Arc::clone(&self.fs),
+                path: borrowed.path.clone().into(),
+                len: borrowed.len,
+            }),
+            (Action::Upload, None) => match self.journal.payload(task.id.0) {
+                Some(payload) => Body::Here(super::body::Source::Journal(payload)),
+                // A file on its way into the journal: what S3 has is older than it.
+                None if !task.durable => Body::NotYet(task.id),
+                None => Body::Remote,
+            },
         }
     }
 

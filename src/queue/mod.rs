@@ -36,6 +36,7 @@ pub(crate) mod table;
 pub mod task;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -60,6 +61,7 @@ use drain::Drains;
 use line::Line;
 use load::Load;
 use receipt::{Cell, Receipt};
+use record::Started;
 use table::{Ended, Slot, Table};
 use task::{Action, Condition, KeyPolicy, Lane, TaskId};
 
@@ -98,6 +100,8 @@ struct State {
     drains: Drains,
     /// Ends on their way to the disk, by the location of their record.
     settling: BTreeMap<u64, Ended>,
+    /// Old names of adopted files whose records are not durable yet.
+    adopted: BTreeMap<TaskId, PathBuf>,
     last_id: TaskId,
     paused_uploads: bool,
     moved: bool,
@@ -147,6 +151,8 @@ pub(crate) struct TaskJob {
     pub failures: u32,
     /// An earlier attempt may have reached S3.
     pub sent_before: bool,
+    /// What was noted of the write that is on the wire now.
+    pub in_flight: Option<Started>,
     pub multipart: Option<MultipartUploadState>,
 }
 
@@ -176,6 +182,7 @@ impl Queue {
                 aborts: Line::default(),
                 drains: Drains::default(),
                 settling: BTreeMap::new(),
+                adopted: BTreeMap::new(),
                 last_id: TaskId(0),
                 paused_uploads: false,
                 moved,
@@ -318,6 +325,7 @@ impl Queue {
                 memory: task.memory.clone(),
                 failures: task.failures,
                 sent_before: std::mem::replace(&mut task.sent, true),
+                in_flight: None,
                 multipart: task.multipart.take(),
             }))
         });

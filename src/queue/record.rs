@@ -30,7 +30,7 @@ pub(crate) mod slot {
     pub(crate) const STARTED: u8 = 1;
     /// It went to quarantine ([`super::Quarantine`]), or came back (an empty note).
     pub(crate) const QUARANTINE: u8 = 2;
-    /// It was in flight at crashes: their number, as a `u32`.
+    /// It was in flight at crashes: [`super::Crashes`].
     pub(crate) const CRASHES: u8 = 3;
     /// Its multipart upload: [`super::Multipart`], empty when that is over.
     pub(crate) const MULTIPART: u8 = 4;
@@ -90,6 +90,15 @@ pub(crate) struct Started {
     pub condition: Option<KeyState>,
     /// When its signature will have expired, in milliseconds since the Unix epoch.
     pub expires_unix_ms: u64,
+}
+
+/// Crashes at which a task was in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Crashes {
+    pub count: u32,
+    /// Attempts noted up to this location are counted: one attempt is charged with one crash, and
+    /// not with every crash that comes before the task has its next turn.
+    pub counted_to: u64,
 }
 
 /// A request that was given up and may still happen, until its signature has expired.

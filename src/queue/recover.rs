@@ -18,7 +18,7 @@ use super::abort::Abort;
 use super::admission::Need;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord,
+    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord,
     kind, slot,
 };
 use super::table::{Status, Task};
@@ -85,9 +85,10 @@ impl Queue {
         };
         let started = note(owner, slot::STARTED);
         let in_flight = started.and_then(|note| record::decode::<Started>(&note.head));
-        let mut crashes = note(owner, slot::CRASHES)
-            .and_then(|note| record::decode::<u32>(&note.head))
-            .unwrap_or(0);
+        let counted = note(owner, slot::CRASHES)
+            .and_then(|note| record::decode::<Crashes>(&note.head))
+            .unwrap_or_default();
+        let mut crashes = counted.count;
         let quarantined = note(owner, slot::QUARANTINE)
             .and_then(|note| record::decode::<Quarantine>(&note.head))
             .map(|quarantine| quarantine.cause);
@@ -106,17 +107,26 @@ impl Queue {
                 },
             });
         }
-        if in_flight.is_some() && !clean && quarantined.is_none() {
-            crashes = crashes.saturating_add(1);
-            suspect = true;
-            found.suspects += 1;
-            self.note(id, slot::CRASHES, record::encode(&crashes).into(), true);
+        if let Some(started) = started.filter(|_| in_flight.is_some() && quarantined.is_none()) {
+            if !clean && started.location > counted.counted_to {
+                crashes = crashes.saturating_add(1);
+                let counted = Crashes { count: crashes, counted_to: started.location };
+                self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
+            }
+            // Also one that was charged earlier and has not had its turn since.
+            suspect = crashes > 0;
+            found.suspects += u64::from(suspect);
         }
         let upload =
             note(owner, slot::MULTIPART).and_then(|note| record::decode::<Multipart>(&note.head));
         if let Some(upload) = upload {
             let key = Arc::from(record.key.as_str());
-            self.abandon_upload(&mut self.lock(), &key, upload.upload_id);
+            let state = &mut *self.lock();
+            if let Some(id) = upload.upload_id {
+                self.abandon_upload(state, &key, Some(id));
+            }
+            // Only the last one's id is on record, and the one after it may have been started.
+            self.abandon_upload(state, &key, None);
             self.note_multipart(id, None);
         }
         let mut status = quarantined.map_or(Status::Waiting, Status::Quarantined);

@@ -89,7 +89,25 @@ impl Queue {
         };
         if let Some(upload) = task.multipart.take() {
             let key = Arc::clone(&task.key);
-            self.abandon_upload(state, &key, upload.upload_id().map(str::to_owned));
+            let current = upload.upload_id().map(str::to_owned).into_iter();
+            for id in current.chain(upload.abandoned().iter().cloned()) {
+                self.abandon_upload(state, &key, Some(id));
+            }
+            if upload.may_have_strays() {
+                self.abandon_upload(state, &key, None);
+            }
+        }
+    }
+
+    /// A worker gives back what it knows of a task's upload in parts, before the task ends: what
+    /// of it is unfinished is aborted then.
+    pub(crate) fn hand_back(
+        &self,
+        id: TaskId,
+        multipart: Option<crate::remote::multipart::MultipartUploadState>,
+    ) {
+        if let Some(task) = self.lock().table.get_mut(id) {
+            task.multipart = multipart;
         }
     }
 
@@ -316,8 +334,10 @@ impl Sink {
 
 impl CommitSink for Sink {
     fn durable(&self, upto: Location) {
-        let (cells, told) = {
+        let (cells, told, adopted) = {
             let mut state = self.0.lock();
+            let rest = state.adopted.split_off(&TaskId(upto + 1));
+            let adopted = std::mem::replace(&mut state.adopted, rest);
             let (cells, superseded) = state.table.durable(TaskId(upto));
             for old in superseded {
                 let record = Append::end(kind::END, old.0, Bytes::from_static(&[2]));
@@ -328,8 +348,14 @@ impl CommitSink for Sink {
             }
             let rest = state.settling.split_off(&(upto + 1));
             let told = std::mem::replace(&mut state.settling, rest);
-            (cells, told.into_values().collect::<Vec<_>>())
+            (cells, told.into_values().collect::<Vec<_>>(), adopted)
         };
+        for path in adopted.into_values() {
+            // Only now: had the record been refused, this would have been the only copy.
+            if let Err(error) = self.0.fs.unlink(&path) {
+                tracing::warn!(%error, "an adopted file keeps its old name");
+            }
+        }
         self.told(cells, told);
     }
 
@@ -382,6 +408,7 @@ impl Sink {
             for location in locations.iter().rev() {
                 told.extend(state.settling.remove(location));
                 let id = TaskId(*location);
+                state.adopted.remove(&id);
                 if state.table.get(id).is_none_or(|task| task.durable) {
                     continue;
                 }
@@ -394,6 +421,8 @@ impl Sink {
                     settlement: settlement.clone(),
                 };
                 state.drains.failed(ended.cover, &error);
+                // A body may be refused alone: who is after it is durable, and would run.
+                told.extend(self.0.park_all(state, &ended.orphaned));
                 told.push(ended);
             }
             told

@@ -49,6 +49,7 @@ struct Checked {
     /// The body, where the journal is to have it.
     keep: Keep,
     head: Bytes,
+    record: TaskRecord,
 }
 
 enum Keep {
@@ -81,6 +82,16 @@ impl Checked {
 
     fn joinable(&self) -> bool {
         self.options.condition.is_none() && self.after.is_empty()
+    }
+
+    /// The record. What the task is after may have been superseded since it was checked: its heir
+    /// is on record then, for it is the heir that is owed after a restart.
+    fn head_after(&self, after: &[TaskId]) -> Bytes {
+        if after.iter().all(|id| self.record.after.contains(&id.0)) {
+            return self.head.clone();
+        }
+        let after = after.iter().map(|id| id.0).collect();
+        record::encode(&TaskRecord { after, ..self.record.clone() }).into()
     }
 
     fn upload(&self) -> Option<(u64, Option<Crc64>)> {
@@ -150,18 +161,6 @@ impl Queue {
                 },
             }
         };
-        let adopted = match checked.keep {
-            Keep::Adopt(path) => Some(path),
-            _ => None,
-        };
-        if let Some(path) = adopted {
-            // It is linked into our directory; its old name goes now.
-            let fs = Arc::clone(&self.fs);
-            let unlinked = self.io.run(move || fs.unlink(&path)).await;
-            if let Ok(Err(error)) | Err(error) = unlinked {
-                tracing::warn!(%error, "an adopted file keeps its old name");
-            }
-        }
         Ok(receipt)
     }
 
@@ -245,6 +244,7 @@ impl Queue {
             checksum,
             keep,
             head: record::encode(&record).into(),
+            record,
         };
         let bytes_only = Need {
             tasks: 1,
@@ -410,9 +410,13 @@ impl Queue {
         }
         let after = still_owed(&state, checked)?;
         let payload = std::mem::take(&mut room.payload);
-        let record = Append::begin(record::kind::TASK, checked.head.clone(), payload);
+        let record = Append::begin(record::kind::TASK, checked.head_after(&after), payload);
         let id = TaskId(self.journal.append(record)?);
         state.last_id = id;
+        if let Keep::Adopt(path) = &checked.keep {
+            // Linked into our directory; its old name goes when the record is durable.
+            state.adopted.insert(id, path.clone());
+        }
         let cell = Cell::new();
         let receipt = self.receipt(id, &cell);
         state.table.insert(Task {

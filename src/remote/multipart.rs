@@ -394,16 +394,21 @@ impl MultipartTransfer<'_> {
             },
             "ConditionalRequestConflict" => {
                 // S3 asks for a new upload after this one; the parts cannot be used again.
-                if let Some(info) = self.find_ours(size, checksum).await? {
+                let found = self.find_ours(size, checksum).await?;
+                state.restart(true);
+                if let Some(info) = found {
                     return Ok(info);
                 }
-                state.restart(true);
                 Err(error.into())
             }
             _ if error.class == Class::Conflict => {
                 // An earlier completion of ours, its reply lost, makes its own repetition fail.
                 match self.find_ours(size, checksum).await? {
-                    Some(info) => Ok(info),
+                    Some(info) => {
+                        // Or one of an earlier life: then this upload is still unfinished.
+                        state.restart(true);
+                        Ok(info)
+                    }
                     None => Err(error.into()),
                 }
             }

@@ -138,7 +138,15 @@ impl Shared {
     }
 
     /// Notes what is about to be sent, on what condition, and how long it may take effect.
-    fn note_started(&self, job: &TaskJob, condition: Option<&KeyState>) -> u64 {
+    ///
+    /// For a write-once upload the note is not synced. Everything else is protected against its
+    /// own past, which must be on the disk before it can become one: after a power cut nobody else
+    /// knows of the request.
+    async fn note_started(
+        &self,
+        job: &mut TaskJob,
+        condition: Option<&KeyState>,
+    ) -> Result<u64, RemoteError> {
         let lifetime = self.config().signature_lifetime + self.deadline(job.len);
         let lifetime = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         let expires_unix_ms = self.now_ms().saturating_add(lifetime);
@@ -146,9 +154,35 @@ impl Shared {
             condition: condition.cloned(),
             expires_unix_ms,
         };
-        self.queue
-            .note(job.id, slot::STARTED, encode(&started).into(), false);
-        expires_unix_ms
+        let head = encode(&started).into();
+        let protected = job.policy == KeyPolicy::Rewritable
+            || job.action == Action::Delete
+            || job.condition.is_some();
+        let noted = self.queue.note(job.id, slot::STARTED, head, protected);
+        if let Some(location) = noted.filter(|_| protected) {
+            // A disk that is full, hangs or has failed does not keep uploads from going on.
+            let wait = self.queue.journal.wait_durable(location);
+            tokio::select! {
+                biased;
+                waited = tokio::time::timeout(self.config().attempt_floor, wait) => {
+                    if !matches!(waited, Ok(Ok(()))) {
+                        tracing::warn!(task = job.id.0, "an attempt is made without its note");
+                    }
+                }
+                () = self.cut.cancelled() => {
+                    return Err(RemoteError::transient("note of an attempt"));
+                }
+            }
+        }
+        job.in_flight = Some(started);
+        Ok(expires_unix_ms)
+    }
+
+    /// The code that made a request panicked: what it had on the wire may still land.
+    pub(super) fn lost_hold_of(&self, job: &mut TaskJob) {
+        if let Some(Started { condition, expires_unix_ms }) = job.in_flight.take() {
+            self.gave_up(job, condition, expires_unix_ms);
+        }
     }
 
     /// A request with this condition may still land.
@@ -286,7 +320,7 @@ impl Shared {
                 return Ok(Verdict::Wait(until));
             }
             let condition = basis.as_ref().map(write_condition);
-            let expires = self.note_started(job, basis.as_ref());
+            let expires = self.note_started(job, basis.as_ref()).await?;
             let result = match &body {
                 Some(body) => {
                     let request = PutRequest {
@@ -309,6 +343,7 @@ impl Shared {
                     }
                 }
             };
+            job.in_flight = None;
             let error = match result {
                 Ok(info)
                     if ours.same_bytes(&ObjectInfo {
@@ -325,7 +360,7 @@ impl Shared {
                 }
                 Err(error) => error,
             };
-            if error.effect == Effect::Unknown {
+            if react::may_make_the_object(&error) {
                 self.gave_up(job, basis.clone(), expires);
                 job.sent_before = true;
             }
@@ -386,9 +421,11 @@ impl Shared {
                 self.keys.saw(&job.key, KeyState::Absent);
                 return Ok(deleted());
             };
-            let expires = self.note_started(job, Some(&state));
+            let expires = self.note_started(job, Some(&state)).await?;
             let request = self.remote().delete(&job.key, Some(etag.clone()));
-            let error = match self.request("DeleteObject", true, 0, request).await {
+            let result = self.request("DeleteObject", true, 0, request).await;
+            job.in_flight = None;
+            let error = match result {
                 Ok(()) => {
                     self.keys.saw(&job.key, KeyState::Absent);
                     return Ok(deleted());
@@ -437,7 +474,12 @@ impl Shared {
             let read = self.queue.io.run(move || reading.checksum()).await;
             match read.and_then(|checksum| checksum) {
                 Ok(checksum) => job.checksum = Some(checksum),
-                Err(error) => return Err(unreadable(job, &error)),
+                Err(error) => return Err(unreadable(job, &source, &error)),
+            }
+            if let Action::UploadBorrowed(borrowed) = job.action.clone() {
+                // Unchanged before and after: this is the checksum of what was submitted, and
+                // what goes up later must have it.
+                self.check_borrowed(&borrowed).await?;
             }
         }
         Ok(source)
@@ -448,7 +490,7 @@ impl Shared {
         let body = source
             .read(&self.queue.io, 0, len)
             .await
-            .map_err(|error| unreadable(job, &error))?;
+            .map_err(|error| unreadable(job, source, &error))?;
         if let Action::UploadBorrowed(borrowed) = &job.action {
             // Unchanged before and after it was read: these are the bytes that were submitted.
             self.check_borrowed(borrowed).await?;
@@ -524,7 +566,7 @@ pub(super) fn write_condition(state: &KeyState) -> WriteCondition {
 }
 
 /// The body could not be read: gone for good, or for now.
-fn unreadable(job: &TaskJob, error: &std::io::Error) -> Verdict {
+fn unreadable(job: &TaskJob, source: &Source, error: &std::io::Error) -> Verdict {
     use std::io::ErrorKind::{NotFound, UnexpectedEof};
     match (&job.action, error.kind()) {
         (Action::UploadBorrowed(borrowed), NotFound) => {
@@ -532,6 +574,10 @@ fn unreadable(job: &TaskJob, error: &std::io::Error) -> Verdict {
         }
         (Action::UploadBorrowed(borrowed), UnexpectedEof) => {
             Verdict::Quarantine(Cause::SourceChanged(borrowed.path.clone()))
+        }
+        (_, NotFound) if source.path().is_some() => {
+            let path = source.path().map(|path| path.display().to_string());
+            Verdict::Quarantine(Cause::SourceMissing(path.unwrap_or_default()))
         }
         (_, NotFound | UnexpectedEof) => {
             Verdict::Quarantine(Cause::LocalCorruption(error.to_string()))

@@ -126,7 +126,8 @@ pub(super) async fn upload(
     Totals::add(&shared.queue.totals.requests, sent.saturating_sub(before) as u64 + 1);
     let error = match result {
         Ok(info) => {
-            job.multipart = None;
+            // What was given up on the way is still to be aborted.
+            job.multipart.iter_mut().for_each(MultipartUploadState::finished);
             return Ok(info);
         }
         Err(error) => error,

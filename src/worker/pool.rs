@@ -95,6 +95,12 @@ impl Pool {
             .catch_unwind()
             .await;
         let id = job.id;
+        if verdict.is_err() {
+            self.shared.lost_hold_of(&mut job);
+        }
+        if matches!(verdict, Ok(Verdict::End(_) | Verdict::Quarantine(_)) | Err(_)) {
+            queue.hand_back(id, job.multipart.take());
+        }
         match verdict {
             Ok(Verdict::End(settlement)) => queue.settle(id, settlement),
             Ok(Verdict::Quarantine(cause)) => queue.quarantine(id, cause),

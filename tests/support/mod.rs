@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3_writeback::io::Io;
+use s3_writeback::remote::Remote;
 use s3_writeback::testing::fs::SimFs;
 use s3_writeback::testing::remote::SimRemote;
 use s3_writeback::{Config, Options, Receipt, RunOn, Settlement, UploadQueue};
@@ -49,7 +50,16 @@ impl Rig {
     }
 
     pub async fn try_open(&self) -> s3_writeback::Result<UploadQueue> {
-        UploadQueue::builder(self.config.clone(), Arc::new(self.remote.clone()))
+        self.try_open_on(Arc::new(self.remote.clone())).await
+    }
+
+    /// The same over another remote.
+    pub async fn open_on(&self, remote: Arc<dyn Remote>) -> UploadQueue {
+        self.try_open_on(remote).await.expect("opens")
+    }
+
+    async fn try_open_on(&self, remote: Arc<dyn Remote>) -> s3_writeback::Result<UploadQueue> {
+        UploadQueue::builder(self.config.clone(), remote)
             .run_on(RunOn::Handle(Handle::current()))
             .file_system(Arc::new(self.fs.clone()), Io::inline())
             .open()

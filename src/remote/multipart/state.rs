@@ -73,6 +73,11 @@ impl MultipartUploadState {
         self.strays
     }
 
+    /// The object is made: the current upload is no more. What was given up on the way is kept.
+    pub(crate) fn finished(&mut self) {
+        self.restart(false);
+    }
+
     /// Starts over. An upload that the server still has is remembered, to be aborted.
     pub(super) fn restart(&mut self, exists: bool) {
         self.done.clear();
