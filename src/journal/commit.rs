@@ -360,6 +360,12 @@ impl Core {
         let mut index = shared.index.lock();
         if let Some(segment) = index.segments.get_mut(&active.number) {
             segment.end = active.offset;
+            segment.records += self
+                .unsynced
+                .iter()
+                .filter(|placed| placed.header.what != What::Mark)
+                .map(|placed| u64::from(placed.place.len))
+                .sum::<u64>();
         }
         for placed in self.unsynced.drain(..) {
             self.unlinks
@@ -415,6 +421,14 @@ impl Core {
             return Err(Stall::Failed(failure));
         }
         Ok(())
+    }
+
+    /// Gives up a segment in which nothing is unsynced.
+    pub(super) fn retire_failed(&mut self, shared: &Shared, error: io::Error) {
+        if let Fault::Io(failure) = self.fault("fdatasync of", shared, error) {
+            // One failure is never the third: a success was before it.
+            let _ = self.poison(shared, failure);
+        }
     }
 
     /// Takes a segment into use that has room for a frame of `first` bytes.
@@ -477,6 +491,7 @@ impl Core {
             id,
             file: Arc::clone(&file),
             end: SEGMENT_HEADER_BYTES,
+            records: 0,
             live: 0,
             poisoned: false,
         };

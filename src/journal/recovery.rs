@@ -427,6 +427,7 @@ fn scan_segment(
     let mut reader = Reader::new(&*segment.file, segment.header.id, limit);
     let mut offset = SEGMENT_HEADER_BYTES;
     let mut rest: Option<Mark> = None;
+    let mut records = 0;
     loop {
         let mut missing = Vec::new();
         if stated.map_or(offset >= limit, |end| offset >= end) {
@@ -442,6 +443,9 @@ fn scan_segment(
                     len: len as u32,
                 };
                 state.apply(&header, body, place);
+                if header.what != What::Mark {
+                    records += len;
+                }
                 offset += len;
                 continue;
             }
@@ -494,6 +498,7 @@ fn scan_segment(
         id: segment.header.id,
         file: Arc::clone(&segment.file),
         end: offset,
+        records,
         live: 0,
         poisoned: ends.stated.get(&number).is_some_and(|end| end.poisoned),
     })

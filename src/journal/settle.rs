@@ -158,6 +158,12 @@ impl Core {
         self.void(shared, &waiting, &cause);
         self.publish(shared);
         let highest = shared.inbox.lock().next - 1;
+        // A disk that hangs shall hang here, before the mark can be read.
+        let asked = self.active.as_ref().map_or(Ok(()), |active| active.file.sync_data());
+        if let Err(error) = asked {
+            tracing::warn!(%error, "fdatasync before the clean mark");
+            self.retire_failed(shared, error);
+        }
         self.queue.push_back(mark_record(KIND_CLEAN, highest));
         let result = match self.write_out(shared, true) {
             Ok(()) => Ok(()),

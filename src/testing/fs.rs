@@ -166,6 +166,8 @@ struct Gate {
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
     gate: Arc<Gate>,
+    /// The process that this handle belongs to, if it belongs to one.
+    process: Option<u64>,
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -517,6 +519,22 @@ impl SimFs {
         Self {
             disk: Arc::new(Mutex::new(copy)),
             gate: Arc::default(),
+            process: None,
+        }
+    }
+
+    /// A handle of one process: dead from the next crash or kill on, when every call fails. For
+    /// code on other threads, which would otherwise go on as if nothing had happened.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        let process = Some(guard(&self.disk).generation);
+        Self { process, ..self.clone() }
+    }
+
+    fn alive(&self, disk: &Disk) -> io::Result<()> {
+        match self.process {
+            Some(process) if process != disk.generation => Err(os(EIO)),
+            _ => Ok(()),
         }
     }
 
@@ -722,6 +740,7 @@ impl Drop for SimLock {
 impl SimFs {
     fn enter(&self, call: Call, path: &Path) -> io::Result<MutexGuard<'_, Disk>> {
         let mut disk = guard(&self.disk);
+        self.alive(&disk)?;
         disk.enter(call, || path.display().to_string())?;
         Ok(disk)
     }
@@ -843,6 +862,7 @@ impl Fs for SimFs {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = guard(&self.disk);
+        self.alive(&disk)?;
         let entered = disk.enter(Call::SyncDir, || path.display().to_string());
         let disk = &mut *disk;
         let mut left = Vec::new();
