@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use s3_writeback::io::Io;
 use s3_writeback::journal::fs::{Fs, OpenMode, OsFs};
-use s3_writeback::testing::fs::SimFs;
 use s3_writeback::testing::remote::{Call, Fault, SimRemote};
 use s3_writeback::{Config, Options, PauseWhat, UploadQueue};
+use tempfile::TempDir;
 
 /// As the figures of the field: 100-byte records.
 const RECORD: [u8; 100] = [7; 100];
@@ -32,13 +31,10 @@ fn open(config: Config, remote: SimRemote) -> UploadQueue {
     UploadQueue::builder(config, Arc::new(remote)).open().wait().expect("opens")
 }
 
-/// Over a file system in memory: what is left is CPU.
-fn open_in_memory(remote: SimRemote) -> UploadQueue {
-    UploadQueue::builder(config(Path::new("/q")), Arc::new(remote))
-        .file_system(Arc::new(SimFs::new()), Io::inline())
-        .open()
-        .wait()
-        .expect("opens")
+/// A directory in memory, where the machine has one: what is left then is CPU.
+fn in_memory() -> TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { TempDir::new_in(shm) } else { TempDir::new() }.expect("a directory")
 }
 
 fn close(queue: &UploadQueue) {
@@ -54,7 +50,8 @@ fn submit(c: &mut Criterion) {
             let mut left = iterations;
             let mut took = Duration::ZERO;
             while left > 0 {
-                let queue = open_in_memory(SimRemote::new());
+                let dir = in_memory();
+                let queue = open(config(&dir.path().join("q")), SimRemote::new());
                 queue.pause(PauseWhat::Uploads);
                 let keys: Vec<_> = (0..left.min(AT_ONCE)).map(|n| format!("wal/{n:08}")).collect();
                 left -= keys.len() as u64;
@@ -158,7 +155,8 @@ fn with_others_waiting(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(waiting), |b| {
             let remote = SimRemote::new();
             remote.always(Some(Call::Put), Some("stuck"), Fault::Hang);
-            let queue = open_in_memory(remote);
+            let dir = in_memory();
+            let queue = open(config(&dir.path().join("q")), remote);
             let stuck = queue
                 .submit("stuck", "stuck", Options::default())
                 .wait()

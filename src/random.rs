@@ -31,6 +31,12 @@ impl Random {
         }
     }
 
+    /// A uniformly random number.
+    #[must_use]
+    pub fn u64(&self) -> u64 {
+        self.rng.lock().random()
+    }
+
     /// A uniformly random duration from zero to `max`, both included.
     #[must_use]
     pub fn up_to(&self, max: Duration) -> Duration {

@@ -103,7 +103,7 @@ impl Core {
             .records
             .front()
             .map_or(inbox.next, |record| record.location);
-        let pending = self.queue.iter().chain(&self.begins).chain(&self.held);
+        let pending = self.queue.iter().chain(&self.begins).chain(&self.held).chain(&self.incoming);
         let pending = pending.chain(self.unsynced.iter().map(|placed| &placed.record));
         pending
             .filter(|record| record.reported)
@@ -191,7 +191,8 @@ impl Core {
             .queue
             .drain(..)
             .chain(self.begins.drain(..))
-            .chain(self.held.drain(..));
+            .chain(self.held.drain(..))
+            .chain(self.incoming.drain(..));
         let (mut void, mut unknown) = (Vec::new(), Vec::new());
         for record in all
             .chain(unsynced)

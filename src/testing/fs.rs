@@ -11,6 +11,7 @@
 //!    directory is synced.
 //! 3. After a failed fsync the data is readable, is *clean*, and is lost at the next crash: a
 //!    later fsync that succeeds does not bring it.
+//!    The same with names, after a failed fsync of their directory; directories excepted.
 //! 4. A failed write may have written a part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -858,6 +859,11 @@ impl Fs for SimFs {
             }
             if entered.is_err() {
                 // As with data: gone from what is to be written, and not written.
+                let stays = matches!(&op, NameOp::Add { inode, .. }
+                    if disk.nodes.get(inode).is_some_and(|node| node.is_dir));
+                if stays {
+                    left.push(op);
+                }
                 continue;
             }
             match &op {

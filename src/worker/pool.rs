@@ -21,7 +21,6 @@ use crate::queue::load::Load;
 use crate::queue::table::Slot;
 use crate::queue::task::{Cause, Lane, TaskId, cut};
 use crate::queue::{Abort, TaskJob, Totals};
-use crate::random::Random;
 use crate::remote::{Class, RemoteError};
 use crate::runtime::Runtime;
 
@@ -32,16 +31,14 @@ use super::retry;
 #[derive(Debug)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    random: Random,
     workers: TaskTracker,
 }
 
 impl Pool {
     /// Starts all workers on `runtime`.
-    pub(crate) fn start(shared: Arc<Shared>, random: Random, runtime: &Runtime) -> Arc<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, runtime: &Runtime) -> Arc<Self> {
         let pool = Arc::new(Self {
             shared,
-            random,
             workers: TaskTracker::new(),
         });
         let general = pool.shared.queue.config().workers;
@@ -169,7 +166,7 @@ impl Pool {
             config.retry_base,
             config.retry_cap,
         );
-        let drawn = self.random.up_to(ceiling);
+        let drawn = self.shared.random.up_to(ceiling);
         Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
     }
 }
