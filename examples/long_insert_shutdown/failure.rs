@@ -7,7 +7,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
-    Queue(#[from] s3_writeback::Error),
+    Queue(Box<s3_writeback::Error>),
     #[error("S3: {0}")]
     S3(String),
     #[error("{what}: {source}")]
@@ -18,6 +18,12 @@ pub enum Failure {
     Usage(String),
     #[error("{0}")]
     Stuck(&'static str),
+}
+
+impl From<s3_writeback::Error> for Failure {
+    fn from(error: s3_writeback::Error) -> Self {
+        Self::Queue(Box::new(error))
+    }
 }
 
 impl Failure {
