@@ -646,6 +646,7 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
             let receipt = submit(&queue, key, "x").await;
             let dependent = submit_with(&queue, &format!("{key}/2"), after(&[&receipt])).await;
             assert!(matches!(settled(&receipt).await, Settlement::Quarantined(_)));
+            eventually(|| queue.snapshot().admitted_tasks == 1).await;
             queue.purge(receipt.task()).unwrap();
             let orphan = settled(&dependent).await;
             assert!(matches!(orphan, Settlement::Quarantined(Cause::Dependency(_))));
