@@ -113,7 +113,7 @@ async fn a_condition_that_holds_in_a_race_only_is_found_out() {
 #[tokio::test(start_paused = true)]
 async fn a_contestant_whose_reply_was_lost_may_be_a_second_winner() {
     let remote = Fake::with(Manners {
-        ignores_if_none_match: true,
+        races_if_none_match: true,
         ..Manners::default()
     });
     for _ in 1..RACERS {
@@ -122,7 +122,7 @@ async fn a_contestant_whose_reply_was_lost_may_be_a_second_winner() {
             Fault::After(RemoteError::lost("PutObject")),
         );
     }
-    // The last of the race, and the one after it, say what a server that honours it would say.
+    // One winner is seen, and the creation afterwards is refused: as if it were honoured.
     let seen = probe(&remote, "probe/", 7, LIMIT).await.unwrap();
     assert!(
         matches!(seen.if_none_match, Support::Ignored { .. }),
