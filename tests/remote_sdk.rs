@@ -661,6 +661,60 @@ async fn refreshing_credentials_asks_for_them_again_once() {
     assert_eq!(used, [false, false, true, true]);
 }
 
+/// Hands out keys at once the first time, and when it is let the other times.
+#[derive(Debug, Clone)]
+struct Slow {
+    asked: Arc<AtomicUsize>,
+    called: Arc<tokio::sync::Notify>,
+    gate: Arc<tokio::sync::Semaphore>,
+}
+
+impl ProvideCredentials for Slow {
+    fn provide_credentials<'a>(&'a self) -> Provided<'a>
+    where
+        Self: 'a,
+    {
+        Provided::new(async move {
+            let turn = self.asked.fetch_add(1, Ordering::SeqCst);
+            self.called.notify_one();
+            if turn > 0 {
+                let _open = self.gate.acquire().await;
+            }
+            Ok(keys())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_while_new_credentials_are_on_their_way_does_not_ask_again() {
+    let server = Scripted::start([Action::ok()]).await;
+    let slow = Slow {
+        asked: Arc::default(),
+        called: Arc::default(),
+        gate: Arc::new(tokio::sync::Semaphore::new(0)),
+    };
+    let config = config(&server.endpoint(), slow.clone());
+    let remote = S3Remote::builder(&config).bucket("bucket").build().unwrap();
+    remote.put(put()).await.unwrap();
+    slow.called.notified().await;
+    remote.refresh_credentials();
+    let first = tokio::spawn({
+        let remote = remote.clone();
+        async move { remote.put(put()).await }
+    });
+    slow.called.notified().await;
+    // Another task that failed with the old ones, late.
+    remote.refresh_credentials();
+    let second = tokio::spawn({
+        let remote = remote.clone();
+        async move { remote.put(put()).await }
+    });
+    slow.gate.add_permits(2);
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
+}
+
 /// Has none, or does not answer.
 #[derive(Debug)]
 struct Failing {

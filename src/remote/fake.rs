@@ -23,6 +23,10 @@ pub(super) enum Fault {
 #[derive(Default, Clone, Copy)]
 pub(super) struct Manners {
     pub ignores_if_none_match: bool,
+    /// Looks only at writes under way: honoured in a race, and not afterwards.
+    pub forgets_if_none_match: bool,
+    /// Looks only at what is finished: any number wins a race, and none afterwards.
+    pub races_if_none_match: bool,
     pub ignores_if_match: bool,
     pub creates_on_missing: bool,
     pub ignores_conditional_delete: bool,
@@ -161,7 +165,12 @@ impl Fake {
         let holds = match condition {
             None => true,
             Some(WriteCondition::IfAbsent) => {
-                self.manners.ignores_if_none_match || current.is_none()
+                let line = format!("{name} {key}");
+                let late = inner.log.iter().filter(|logged| **logged == line).count() > 8;
+                self.manners.ignores_if_none_match
+                    || (self.manners.forgets_if_none_match && late)
+                    || (self.manners.races_if_none_match && !late)
+                    || current.is_none()
             }
             Some(WriteCondition::IfMatch(etag)) => match current {
                 None => self.manners.creates_on_missing,

@@ -97,6 +97,40 @@ async fn each_lie_is_found_out_and_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_condition_that_holds_in_a_race_only_is_found_out() {
+    let seen = seen(Manners {
+        forgets_if_none_match: true,
+        ..Manners::default()
+    })
+    .await;
+    assert!(
+        matches!(seen.if_none_match, Support::Ignored { .. }),
+        "{seen:?}"
+    );
+    assert_eq!(seen.complaints().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contestant_whose_reply_was_lost_may_be_a_second_winner() {
+    let remote = Fake::with(Manners {
+        races_if_none_match: true,
+        ..Manners::default()
+    });
+    for _ in 1..RACERS {
+        remote.fault(
+            Operation::PutObject,
+            Fault::After(RemoteError::lost("PutObject")),
+        );
+    }
+    // One winner is seen, and the creation afterwards is refused: as if it were honoured.
+    let seen = probe(&remote, "probe/", 7, LIMIT).await.unwrap();
+    assert!(
+        matches!(seen.if_none_match, Support::Ignored { .. }),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_says_it_cannot_is_believed() {
     let seen = seen(Manners {
         not_implemented: true,
