@@ -1,5 +1,15 @@
 //! A bounded, crash-safe write-back layer between a storage engine and S3.
-#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::print_stdout,
+        clippy::print_stderr,
+    )
+)]
 
 pub mod config;
 pub mod error;
@@ -28,5 +38,11 @@ pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
 pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
-pub use shutdown::{Phase, ShutdownHold, ShutdownReport};
+pub use shutdown::{FailingTask, Phase, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};
+
+/// The code of the README, compiled.
+#[cfg(all(doctest, feature = "s3"))]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

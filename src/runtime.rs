@@ -73,11 +73,6 @@ impl Runtime {
             runtime: Arc::downgrade(self),
         }
     }
-
-    /// Tasks that have not ended.
-    pub(crate) fn tasks(&self) -> usize {
-        self.tasks.len()
-    }
 }
 
 impl Drop for Runtime {

@@ -27,7 +27,7 @@ use crate::random::Random;
 use crate::remote::Remote;
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{
-    Done, Layers, Left, Phase, Shutdown, ShutdownHold, ShutdownReport, Watchdog,
+    Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, ShutdownHold, ShutdownReport, Watchdog,
 };
 use crate::time::WallClock;
 use crate::worker::Workers;
@@ -58,7 +58,9 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.shutdown.phase() == Phase::Running {
+        // A shutdown that was asked for, and whose coordinator has not looked yet, is not hurried.
+        let asked = self.shutdown.token().is_cancelled();
+        if self.shutdown.phase() == Phase::Running && !asked {
             tracing::warn!(
                 dir = %self.queue.config().dir.display(),
                 "dropped without shutdown: what is durable goes up after the next open"
@@ -324,8 +326,17 @@ impl Layers for Stack {
     }
 
     fn settle(&self, sealed: Result<(), String>) -> Left {
+        let notable = self.queue.failing(MAX_FAILING);
         let rest = self.queue.settle_rest(sealed);
+        let failing = notable.into_iter().map(|task| FailingTask {
+            task: task.task,
+            key: task.key,
+            quarantined: task.quarantined,
+            failures: task.failures,
+            cause: task.cause,
+        });
         Left {
+            failing: failing.collect(),
             deferred: rest.deferred,
             undetermined: rest.undetermined,
             quarantined: rest.quarantined,
@@ -397,22 +408,31 @@ impl UploadQueue {
     /// The same as [`submit`](Self::submit), and still taken while shutdown waits for `hold`.
     pub fn submit_through(
         &self,
-        _hold: &ShutdownHold,
+        hold: &ShutdownHold,
         key: impl Into<String>,
         body: impl Into<Body>,
         options: Options,
     ) -> Op<Receipt> {
-        self.enqueue(key.into(), Some(body.into()), options, Asker::Holder)
+        self.enqueue(key.into(), Some(body.into()), options, self.asker(hold))
     }
 
     /// The same as [`delete`](Self::delete), and still taken while shutdown waits for `hold`.
     pub fn delete_through(
         &self,
-        _hold: &ShutdownHold,
+        hold: &ShutdownHold,
         key: impl Into<String>,
         options: Options,
     ) -> Op<Receipt> {
-        self.enqueue(key.into(), None, options, Asker::Holder)
+        self.enqueue(key.into(), None, options, self.asker(hold))
+    }
+
+    /// A hold of another queue gives no right here.
+    fn asker(&self, hold: &ShutdownHold) -> Asker {
+        if self.inner.shutdown.holds.owns(hold) {
+            Asker::Holder
+        } else {
+            Asker::Anyone
+        }
     }
 
     fn enqueue(

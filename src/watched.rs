@@ -53,7 +53,7 @@ impl<S> Watched<S> {
         result
     }
 
-    /// How many wait.
+    #[cfg(test)]
     pub(crate) fn waiters(&self) -> usize {
         self.inner.lock().wakers.len()
     }

@@ -20,9 +20,9 @@ use super::shared::{Record, Shared, State};
 
 impl Core {
     /// Takes a group from the inbox.
-    pub(super) fn take(&mut self, shared: &Shared) -> (Vec<Record>, bool, bool) {
+    pub(super) fn take(&mut self, shared: &Shared) -> (bool, bool) {
         let mut inbox = shared.inbox.lock();
-        let mut group = Vec::new();
+        let group = &mut self.incoming;
         let mut bytes = 0;
         while let Some(record) = inbox.records.front() {
             let next = record.frame_bytes();
@@ -33,23 +33,14 @@ impl Core {
             inbox.bytes = inbox.bytes.saturating_sub(next);
             group.extend(inbox.records.pop_front());
         }
-        let force = std::mem::take(&mut inbox.force) && inbox.records.is_empty();
-        if !inbox.records.is_empty() {
-            // The flush covers what is still behind.
-            inbox.force |= force;
-        }
+        // A flush covers what is still behind: it stays asked for until that was taken.
+        let force = inbox.force && inbox.records.is_empty();
+        inbox.force &= !force;
         if std::mem::take(&mut inbox.poke) {
             *shared.spare_error.lock() = None;
             self.reclaimer.paused = false;
         }
-        (group, force, inbox.state == State::Sealing)
-    }
-
-    pub(super) fn queue_later(&mut self, record: Record) {
-        match record.what {
-            What::Effect(Effect::Begin) => self.begins.push_back(record),
-            _ => self.held.push_back(record),
-        }
+        (force, inbox.state == State::Sealing)
     }
 
     /// The figures for [`Room`].
@@ -70,7 +61,7 @@ impl Core {
     }
 
     /// Moves what may be written into the queue.
-    pub(super) fn admit(&mut self, shared: &Shared, incoming: Vec<Record>) {
+    pub(super) fn admit(&mut self, shared: &Shared) {
         let mut room = self.room(shared);
         while let Some(record) = self.begins.front() {
             let bytes = record.frame_bytes();
@@ -84,7 +75,7 @@ impl Core {
         for record in std::mem::take(&mut self.held) {
             self.admit_other(&mut room, record);
         }
-        for record in incoming {
+        for record in std::mem::take(&mut self.incoming) {
             if record.what != What::Effect(Effect::Begin) {
                 self.admit_other(&mut room, record);
             } else if self.begins.is_empty() && room.admits_begin(record.frame_bytes()) {

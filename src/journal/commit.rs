@@ -105,6 +105,8 @@ pub(super) struct Core {
     pub(super) fresh: HashSet<Location>,
     /// Owners whose end is written and not yet synced: no copy of them may follow it.
     pub(super) ending: HashSet<Location>,
+    /// Taken from the inbox, and not yet looked at.
+    pub(super) incoming: Vec<Record>,
     /// Locations to report as durable.
     pub(super) finished: Vec<Location>,
     /// Payload files whose owners have durably ended.
@@ -135,25 +137,25 @@ impl Shared {
                 ..Turn::default()
             };
         }
-        let (incoming, force, sealing) = core.take(self);
+        let (force, sealing) = core.take(self);
         if core.opening.is_some()
             && let Err(stall) = core.open_log(self)
         {
-            return core.stall(self, stall, incoming, sealing);
+            return core.stall(self, stall, sealing);
         }
-        core.admit(self, incoming);
+        core.admit(self);
         let written = core
             .place_payloads(self)
             .and_then(|()| core.write_out(self, force || sealing));
         if let Err(stall) = written {
-            return core.stall(self, stall, Vec::new(), sealing);
+            return core.stall(self, stall, sealing);
         }
         core.stalled = false;
         core.publish(self);
         core.unlink_ended(self);
         let mut more = match core.reclaim_step(self) {
             Ok(did) => did,
-            Err(stall @ Stall::Failed(_)) => return core.stall(self, stall, Vec::new(), sealing),
+            Err(stall @ Stall::Failed(_)) => return core.stall(self, stall, sealing),
             // Copies go on when there is room again.
             Err(Stall::Room) => false,
         };
@@ -180,13 +182,11 @@ impl Core {
         &mut self,
         shared: &Shared,
         stall: Stall,
-        incoming: Vec<Record>,
         sealing: bool,
     ) -> Turn {
         self.publish(shared);
         match stall {
             Stall::Failed(cause) => {
-                self.queue.extend(incoming);
                 self.fail(shared, &cause);
                 Turn {
                     done: true,
@@ -195,9 +195,6 @@ impl Core {
             }
             Stall::Room => {
                 self.stalled = true;
-                for record in incoming {
-                    self.queue_later(record);
-                }
                 if sealing {
                     let full = io::Error::from(io::ErrorKind::StorageFull);
                     let cause = JournalFailure::new("sealing", &shared.layout.dir, full);
@@ -244,10 +241,8 @@ impl Core {
         buffer.clear();
         let fresh = active.offset == SEGMENT_HEADER_BYTES;
         if fresh {
-            let start = Start {
-                ends: self.ends.clone(),
-                ..Start::default()
-            };
+            let oldest = oldest(shared, active);
+            let start = Start { ends: self.ends.clone(), oldest, ..Start::default() };
             let highest = shared.inbox.lock().next - 1;
             encode_start(&mut buffer, active, &start, highest, self.mark);
         }
@@ -365,6 +360,12 @@ impl Core {
         let mut index = shared.index.lock();
         if let Some(segment) = index.segments.get_mut(&active.number) {
             segment.end = active.offset;
+            segment.records += self
+                .unsynced
+                .iter()
+                .filter(|placed| placed.header.what != What::Mark)
+                .map(|placed| u64::from(placed.place.len))
+                .sum::<u64>();
         }
         for placed in self.unsynced.drain(..) {
             self.unlinks
@@ -420,6 +421,14 @@ impl Core {
             return Err(Stall::Failed(failure));
         }
         Ok(())
+    }
+
+    /// Gives up a segment in which nothing is unsynced.
+    pub(super) fn retire_failed(&mut self, shared: &Shared, error: io::Error) {
+        if let Fault::Io(failure) = self.fault("fdatasync of", shared, error) {
+            // One failure is never the third: a success was before it.
+            let _ = self.poison(shared, failure);
+        }
     }
 
     /// Takes a segment into use that has room for a frame of `first` bytes.
@@ -482,6 +491,7 @@ impl Core {
             id,
             file: Arc::clone(&file),
             end: SEGMENT_HEADER_BYTES,
+            records: 0,
             live: 0,
             poisoned: false,
         };
@@ -513,13 +523,11 @@ impl Core {
                 };
                 let mut buffer = Vec::new();
                 let highest = shared.inbox.lock().next - 1;
+                let oldest = oldest(shared, active);
                 // Where the copies end depends on the first frame's own length, not its values.
                 encode_start(&mut buffer, active, start, highest, self.mark);
                 let condition = (active.offset + buffer.len() as u64 + bytes) as u32;
-                let start = Start {
-                    condition,
-                    ..start.clone()
-                };
+                let start = Start { condition, oldest, ..start.clone() };
                 buffer.clear();
                 encode_start(&mut buffer, active, &start, highest, self.mark);
                 while let Some(record) = self.queue.pop_front() {
@@ -563,6 +571,11 @@ impl Core {
             }
         }
     }
+}
+
+/// The lowest segment that is not removed.
+fn oldest(shared: &Shared, active: &Active) -> u64 {
+    shared.index.lock().oldest().map_or(active.number, |segment| segment.number)
 }
 
 fn encode_start(buffer: &mut Vec<u8>, active: &Active, start: &Start, highest: u64, mark: Mark) {

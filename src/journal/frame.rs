@@ -252,6 +252,10 @@ pub(crate) struct Start {
     pub ends: Vec<SegmentEnd>,
     /// 0: none.
     pub condition: u32,
+    /// All segments below this one were removed. One that is there all the same came back after
+    /// a power cut, because the fsync of the directory had failed: what ended its tasks may be
+    /// gone since.
+    pub oldest: u64,
     /// The journal was sealed before this open: the segment it ended in may be used again.
     pub after_clean: bool,
 }
@@ -274,14 +278,15 @@ pub(crate) const KIND_OPENED: u8 = 2;
 /// Most ends that one segment states.
 pub(crate) const MAX_ENDS: usize = 12;
 /// Room that a first frame may take.
-pub(crate) const START_BYTES: u64 = (HEADER_BYTES + 8 + MAX_ENDS * 12) as u64;
+pub(crate) const START_BYTES: u64 = (HEADER_BYTES + 16 + MAX_ENDS * 12) as u64;
 
 impl Start {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(8 + self.ends.len() * 12);
+        let mut out = Vec::with_capacity(16 + self.ends.len() * 12);
         // Offsets are multiples of 8: their lowest bit is free for a flag.
         out.extend_from_slice(&(self.condition | u32::from(self.after_clean)).to_le_bytes());
         out.extend_from_slice(&(self.ends.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.oldest.to_le_bytes());
         for end in &self.ends {
             out.extend_from_slice(&end.segment.to_le_bytes());
             out.extend_from_slice(&(end.offset | u32::from(end.poisoned)).to_le_bytes());
@@ -290,16 +295,16 @@ impl Start {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() < 8 {
+        if bytes.len() < 16 {
             return None;
         }
         let count = u32_at(bytes, 4) as usize;
-        if count > MAX_ENDS || bytes.len() < 8 + count * 12 {
+        if count > MAX_ENDS || bytes.len() < 16 + count * 12 {
             return None;
         }
         let ends = (0..count)
             .map(|index| {
-                let at = 8 + index * 12;
+                let at = 16 + index * 12;
                 let offset = u32_at(bytes, at + 8);
                 SegmentEnd {
                     segment: u64_at(bytes, at),
@@ -312,6 +317,7 @@ impl Start {
         Some(Self {
             ends,
             condition: condition & !1,
+            oldest: u64_at(bytes, 8),
             after_clean: condition & 1 == 1,
         })
     }

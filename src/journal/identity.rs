@@ -114,7 +114,11 @@ pub(super) fn write(fs: &dyn Fs, layout: &Layout, identity: &Identity) -> Result
     file.write_all_at(&identity.encode(), 0).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs.rename(&aside, &layout.identity).map_err(failed)?;
-    fs.sync_dir(&layout.dir).map_err(failed)
+    fs.sync_dir(&layout.dir).map_err(|error| {
+        // A name whose fsync failed may be seen and yet not be there after a power cut.
+        let _ = fs.unlink(&layout.identity);
+        failed(error)
+    })
 }
 
 /// Who is written in `LOCK`. Information only.

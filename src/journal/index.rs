@@ -74,7 +74,10 @@ pub(super) struct Segment {
     pub file: Arc<dyn FsFile>,
     /// Where its frames end.
     pub end: u64,
-    /// Bytes of live frames.
+    /// Bytes of records, dead ones included. (The journal's own frames are not: no copying
+    /// would get rid of them.)
+    pub records: u64,
+    /// Bytes of live records.
     pub live: u64,
     /// A write or an fdatasync of it failed: it is never asked again.
     pub poisoned: bool,
@@ -97,9 +100,9 @@ impl Index {
         self.live
     }
 
-    /// Bytes of frames in all segments, dead ones included.
+    /// Bytes of callers' records in all segments, dead ones included.
     pub(super) fn used(&self) -> u64 {
-        self.segments.values().map(|segment| segment.end).sum()
+        self.segments.values().map(|segment| segment.records).sum()
     }
 
     pub(super) fn owner(&self, location: Location) -> Option<&Owner> {

@@ -50,6 +50,8 @@ pub(super) struct Opening {
     mark_only: bool,
     clean: bool,
     damaged: bool,
+    /// Segments that were removed, and came back.
+    returned: Vec<u64>,
 }
 
 /// Opens a directory: see [`Journal::open`](super::Journal::open).
@@ -124,6 +126,7 @@ pub(super) fn open(
             mark_only,
             clean,
             damaged: !recovered.damage.is_empty(),
+            returned: scan.returned,
         }),
         ..Core::default()
     };
@@ -162,14 +165,26 @@ pub(super) fn open(
         match core.open_log(&shared) {
             Ok(()) => {}
             Err(Stall::Room) => {
-                tracing::warn!(
-                    "the journal opens without room for a segment: it takes no records yet"
-                );
+                tracing::warn!("the journal opens without room: nothing is durable until there is");
+                recovered.next_location = skip_locations(&shared);
             }
             Err(Stall::Failed(cause)) => return Err(JournalError::Failed(cause)),
         }
     }
     Ok((shared, recovered))
+}
+
+/// Nothing on the disk will tell the next open which locations this one assigned, if it ends
+/// before there is room: so it takes them from a place of its own.
+fn skip_locations(shared: &Shared) -> Location {
+    let jump = shared.rng.lock().random_range(1..1_u64 << 20) << 20;
+    let next = {
+        let mut inbox = shared.inbox.lock();
+        inbox.next += jump;
+        inbox.next
+    };
+    shared.watch.lock().advance(&[], next - 1);
+    next
 }
 
 struct Whose {
@@ -206,14 +221,6 @@ fn whose(
 }
 
 fn make_dirs(fs: &dyn Fs, layout: &Layout) -> Result<(), JournalError> {
-    let missing: Vec<PathBuf> = layout
-        .dir
-        .ancestors()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .take_while(|dir| fs.stat(dir).is_err())
-        .map(Path::to_path_buf)
-        .collect();
-    let mut new = !missing.is_empty();
     for dir in [
         &layout.dir,
         &layout.segments,
@@ -223,24 +230,19 @@ fn make_dirs(fs: &dyn Fs, layout: &Layout) -> Result<(), JournalError> {
         &layout.damage,
     ] {
         if fs.stat(dir).is_err() {
-            new = true;
-            fs.create_dir_all(dir)
-                .map_err(|error| JournalError::io("making", dir, error))?;
+            fs.create_dir_all(dir).map_err(|error| JournalError::io("making", dir, error))?;
         }
     }
-    // An open that died here made them, and did not come to this: there is no identity then.
-    if new || fs.stat(&layout.identity).is_err() {
-        let sync = |dir: &Path| {
-            fs.sync_dir(dir)
-                .map_err(|error| JournalError::io("fsync of", dir, error))
-        };
-        sync(&layout.dir)?;
-        for dir in &missing {
-            if let Some(parent) = dir.parent()
-                && !parent.as_os_str().is_empty()
-            {
-                sync(parent)?;
-            }
+    // Whoever made them may have died before they were durable: only `IDENTITY`, which comes
+    // after this, proves that they are.
+    if fs.stat(&layout.identity).is_ok() {
+        return Ok(());
+    }
+    for dir in layout.dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+        match fs.sync_dir(dir) {
+            // Further up lie directories that are not ours to open, and were there before.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced.map_err(|error| JournalError::io("fsync of", dir, error))?,
         }
     }
     Ok(())
@@ -395,6 +397,7 @@ impl Core {
         let start = Start {
             ends: opening.before_mark.into_iter().collect(),
             condition: 0,
+            oldest: 0,
             after_clean: opening.clean,
         };
         let copied = !copies.is_empty();
@@ -403,8 +406,11 @@ impl Core {
             // Proves that the copies are durable: the next open need not copy them again.
             let highest = shared.inbox.lock().next - 1;
             self.queue.push_back(mark_record(KIND_OPENED, highest));
-            // Should this fail, the records go into yet another segment: nothing is lost.
-            self.write_out(shared, true)?;
+            match self.write_out(shared, true) {
+                // It is written with what comes next.
+                Ok(()) | Err(Stall::Room) => {}
+                Err(failed @ Stall::Failed(_)) => return Err(failed),
+            }
         }
         Ok(())
     }
@@ -446,6 +452,10 @@ impl Core {
                 })
                 .collect()
         };
+        for number in &opening.returned {
+            // If this fails as well, the first frames still say that it does not count.
+            let _ = shared.fs.unlink(&shared.layout.segment(*number));
+        }
         // Newest first: their ends were stated by the one behind them, and now by the new one.
         for number in gone.into_iter().rev() {
             let Some(segment) = shared.index.lock().segments.remove(&number) else {

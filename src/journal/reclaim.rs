@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::commit::{Core, Stall};
 use super::frame::{PayloadAt, What};
 use super::index::{Place, Segment};
-use super::room::{Reclaim, reclaim};
+use super::room::{Oldest, Reclaim};
 use super::segment::{At, Reader, SEGMENT_HEADER_BYTES};
 use super::shared::{Body, Record, Shared};
 use crate::journal::record::Effect;
@@ -30,6 +30,10 @@ const COPY_BYTES: u64 = 1024 * 1024;
 pub(super) struct Reclaimer {
     /// The segment that is being emptied, and how far.
     copying: Option<(u64, u64)>,
+    /// Copying for want of room goes once through all segments, up to this one.
+    round: Option<u64>,
+    /// Dead bytes that such a round has left.
+    floor: u64,
     /// Until somebody asks to look again.
     pub paused: bool,
     /// Until the next open.
@@ -43,25 +47,36 @@ impl Core {
             return Ok(false);
         }
         let short = shared.spare_error.lock().is_some();
-        let (decision, number) = {
+        if !short {
+            self.reclaimer.round = None;
+            self.reclaimer.floor = 0;
+        }
+        let (oldest, number, active) = {
             let index = shared.index.lock();
             let Some(oldest) = index.oldest() else {
                 return Ok(false);
             };
-            let active = self
-                .active
-                .as_ref()
-                .map_or(self.mark.segment, |active| active.number);
-            let decision = reclaim(
-                oldest.number >= active,
-                oldest.live,
-                index.used(),
-                index.live(),
-                shared.options.segment_bytes,
-                short,
-            );
-            (decision, oldest.number)
+            let active = self.active.as_ref().map_or(self.mark.segment, |active| active.number);
+            let figures = Oldest {
+                is_active: oldest.number >= active,
+                live: oldest.live,
+                all: index.used(),
+                all_live: index.live(),
+                segment_bytes: shared.options.segment_bytes,
+                short: short.then_some(self.reclaimer.floor),
+            };
+            (figures, oldest.number, active)
         };
+        if self.reclaimer.round.is_some_and(|last| number > last) {
+            // Everything was copied once. What is dead now only moves around.
+            self.reclaimer.round = None;
+            self.reclaimer.floor = oldest.dead();
+            return Ok(true);
+        }
+        let decision = oldest.decide();
+        if decision == Reclaim::Copy && short {
+            self.reclaimer.round.get_or_insert(active);
+        }
         match decision {
             Reclaim::Nothing => Ok(false),
             Reclaim::Remove => self.remove_oldest(shared, number),

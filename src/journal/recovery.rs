@@ -123,6 +123,8 @@ pub(super) struct Scan {
     pub journal: Option<u128>,
     /// Segments whose header cannot be read, with the index of their damage.
     pub unreadable: Vec<(PathBuf, usize)>,
+    /// Segments that were removed, and came back.
+    pub returned: Vec<u64>,
 }
 
 struct Found {
@@ -292,12 +294,14 @@ fn open_all(
 struct Ends {
     stated: HashMap<u64, SegmentEnd>,
     mark: Mark,
+    oldest: u64,
 }
 
 fn read_ends(found: &[Found]) -> Result<Ends, JournalError> {
     let mut ends = Ends {
         stated: HashMap::new(),
         mark: Mark::default(),
+        oldest: 0,
     };
     // Newest first: a condition holds also where a later frame says that it was durable.
     for segment in found.iter().rev() {
@@ -322,6 +326,7 @@ fn read_ends(found: &[Found]) -> Result<Ends, JournalError> {
                 continue;
             }
         };
+        ends.oldest = ends.oldest.max(start.oldest);
         if start.condition > 0 {
             let copied = Mark {
                 segment: segment.header.number,
@@ -422,6 +427,7 @@ fn scan_segment(
     let mut reader = Reader::new(&*segment.file, segment.header.id, limit);
     let mut offset = SEGMENT_HEADER_BYTES;
     let mut rest: Option<Mark> = None;
+    let mut records = 0;
     loop {
         let mut missing = Vec::new();
         if stated.map_or(offset >= limit, |end| offset >= end) {
@@ -437,6 +443,9 @@ fn scan_segment(
                     len: len as u32,
                 };
                 state.apply(&header, body, place);
+                if header.what != What::Mark {
+                    records += len;
+                }
                 offset += len;
                 continue;
             }
@@ -489,6 +498,7 @@ fn scan_segment(
         id: segment.header.id,
         file: Arc::clone(&segment.file),
         end: offset,
+        records,
         live: 0,
         poisoned: ends.stated.get(&number).is_some_and(|end| end.poisoned),
     })
@@ -497,7 +507,7 @@ fn scan_segment(
 /// Reads the log. Changes nothing.
 pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
     let numbers = list(fs, layout)?;
-    let (found, bad) = open_all(fs, layout, &numbers)?;
+    let (mut found, bad) = open_all(fs, layout, &numbers)?;
     let journal = found.last().map(|segment| segment.header.journal);
     if let Some(other) = found
         .iter()
@@ -509,6 +519,8 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         });
     }
     let ends = read_ends(&found)?;
+    found.retain(|segment| segment.header.number >= ends.oldest);
+    let returned = numbers.iter().copied().filter(|number| *number < ends.oldest).collect();
     let mut state = State {
         mark: Mark::default(),
         ..State::default()
@@ -572,6 +584,7 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         next_number,
         journal,
         unreadable,
+        returned,
     })
 }
 

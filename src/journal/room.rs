@@ -81,23 +81,41 @@ pub(crate) enum Reclaim {
     Copy,
 }
 
-/// Decides about the oldest segment: `used` and `live` are bytes of frames in all segments.
-pub(crate) fn reclaim(
-    oldest_is_active: bool,
-    oldest_live: u64,
-    used: u64,
-    live: u64,
-    segment_bytes: u64,
-    short: bool,
-) -> Reclaim {
-    if oldest_is_active {
-        Reclaim::Nothing
-    } else if oldest_live == 0 {
-        Reclaim::Remove
-    } else if live * 2 < used || (short && used.saturating_sub(live) >= segment_bytes / 4) {
-        Reclaim::Copy
-    } else {
-        Reclaim::Nothing
+/// The figures that decide about the oldest segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    /// It is the one that is written to.
+    pub is_active: bool,
+    /// Its live bytes.
+    pub live: u64,
+    /// Bytes of records in all segments.
+    pub all: u64,
+    /// How many of them are live.
+    pub all_live: u64,
+    pub segment_bytes: u64,
+    /// Disk is short, and this many dead bytes are known to be out of reach: copying all
+    /// segments once did not get rid of them.
+    pub short: Option<u64>,
+}
+
+impl Oldest {
+    pub(crate) fn dead(&self) -> u64 {
+        self.all.saturating_sub(self.all_live)
+    }
+
+    /// What to do with it.
+    pub(crate) fn decide(&self) -> Reclaim {
+        if self.is_active {
+            Reclaim::Nothing
+        } else if self.live == 0 {
+            Reclaim::Remove
+        } else if self.all_live * 2 < self.all
+            || self.short.is_some_and(|floor| self.dead() >= floor + self.segment_bytes / 4)
+        {
+            Reclaim::Copy
+        } else {
+            Reclaim::Nothing
+        }
     }
 }
 
@@ -162,14 +180,26 @@ mod tests {
 
         /// The oldest segment is copied only where that gains something.
         #[test]
-        fn copying_needs_a_reason(live in 0_u64..100_000, dead in 0_u64..100_000, short: bool) {
-            let decision = reclaim(false, live.min(4096), live + dead, live, 4096, short);
-            match decision {
-                Reclaim::Copy => prop_assert!(live < dead || (short && dead >= 1024)),
-                Reclaim::Remove => prop_assert_eq!(live, 0),
-                Reclaim::Nothing => prop_assert!(live >= dead),
+        fn copying_needs_a_reason(
+            live in 0_u64..100_000, dead in 0_u64..100_000, short: bool, floor in 0_u64..9000,
+            is_active: bool,
+        ) {
+            let oldest = Oldest {
+                is_active,
+                live: live.min(4096),
+                all: live + dead,
+                all_live: live,
+                segment_bytes: 4096,
+                short: short.then_some(floor),
+            };
+            match oldest.decide() {
+                Reclaim::Copy => {
+                    prop_assert!(!is_active);
+                    prop_assert!(live < dead || (short && dead >= floor + 1024));
+                }
+                Reclaim::Remove => prop_assert!(!is_active && live == 0),
+                Reclaim::Nothing => prop_assert!(is_active || live >= dead),
             }
-            prop_assert_eq!(reclaim(true, live, live + dead, live, 4096, short), Reclaim::Nothing);
         }
     }
 }

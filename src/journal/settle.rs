@@ -103,7 +103,7 @@ impl Core {
             .records
             .front()
             .map_or(inbox.next, |record| record.location);
-        let pending = self.queue.iter().chain(&self.begins).chain(&self.held);
+        let pending = self.queue.iter().chain(&self.begins).chain(&self.held).chain(&self.incoming);
         let pending = pending.chain(self.unsynced.iter().map(|placed| &placed.record));
         pending
             .filter(|record| record.reported)
@@ -158,6 +158,12 @@ impl Core {
         self.void(shared, &waiting, &cause);
         self.publish(shared);
         let highest = shared.inbox.lock().next - 1;
+        // A disk that hangs shall hang here, before the mark can be read.
+        let asked = self.active.as_ref().map_or(Ok(()), |active| active.file.sync_data());
+        if let Err(error) = asked {
+            tracing::warn!(%error, "fdatasync before the clean mark");
+            self.retire_failed(shared, error);
+        }
         self.queue.push_back(mark_record(KIND_CLEAN, highest));
         let result = match self.write_out(shared, true) {
             Ok(()) => Ok(()),
@@ -191,7 +197,8 @@ impl Core {
             .queue
             .drain(..)
             .chain(self.begins.drain(..))
-            .chain(self.held.drain(..));
+            .chain(self.held.drain(..))
+            .chain(self.incoming.drain(..));
         let (mut void, mut unknown) = (Vec::new(), Vec::new());
         for record in all
             .chain(unsynced)

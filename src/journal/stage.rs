@@ -125,8 +125,9 @@ impl StagedPayload {
 
 impl Drop for StagedPayload {
     fn drop(&mut self) {
-        self.gauge.fetch_sub(self.len, Ordering::Relaxed);
+        // A file that was taken is still on the disk, and still counted.
         if !self.taken {
+            self.gauge.fetch_sub(self.len, Ordering::Relaxed);
             // Best effort: what stays is removed by the next open.
             let _ = self.fs.unlink(&self.path);
         }

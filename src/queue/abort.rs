@@ -59,7 +59,7 @@ impl Queue {
     pub(crate) fn retry_abort(&self, mut abort: Abort, until: Instant) {
         abort.failures = abort.failures.saturating_add(1);
         self.lock().aborts.retry(abort, until);
-        self.moved_on();
+        self.changed();
     }
 
     pub(crate) fn end_abort(&self, abort: &Abort) {

@@ -17,7 +17,7 @@ use super::load::{Load, LoadCell};
 use super::receipt::{Receipt, Settlement};
 use super::record::{self, Crashes, kind, slot};
 use super::table::Status;
-use super::task::{Action, Cause, Lane, TaskId};
+use super::task::{Action, Cause, Lane, TaskId, cut};
 use super::{Queue, Totals};
 
 /// What is paused.
@@ -69,6 +69,16 @@ pub struct QuarantinedTask {
     pub last_error: Option<String>,
 }
 
+/// A task that failed.
+#[derive(Debug)]
+pub(crate) struct Failing {
+    pub task: TaskId,
+    pub key: String,
+    pub quarantined: bool,
+    pub failures: u32,
+    pub cause: String,
+}
+
 enum Body {
     Here(super::body::Source),
     Nothing,
@@ -88,7 +98,7 @@ impl Queue {
                 }
             }
         }
-        self.moved_on();
+        self.changed();
     }
 
     /// The directory was copied or moved, and its operator says that this one is to send.
@@ -114,7 +124,7 @@ impl Queue {
             .table
             .iter()
             .map(|task| PendingTask {
-                receipt: self.receipt(task.id, &task.cell),
+                receipt: self.receipt(task.id, &task.told_cell()),
                 key: task.key.to_string(),
                 tag: task.tag.clone(),
                 lane: task.lane,
@@ -149,19 +159,14 @@ impl Queue {
 
     /// Takes back a task that is not in flight.
     pub(crate) fn cancel(&self, id: TaskId) -> Result<()> {
-        match self.lock().table.is_idle(id) {
-            None => return Err(Error::NoSuchTask(id)),
-            Some(true) => (),
-            Some(false) => {
-                return Err(Error::WrongState {
-                    task: id,
-                    state: "running",
-                    wanted: "a task that is not in flight",
-                });
-            }
-        }
-        self.settle(id, Settlement::Cancelled);
-        Ok(())
+        self.take_back(id, |status| match status {
+            Status::Running { .. } => Err(Error::WrongState {
+                task: id,
+                state: status.name(),
+                wanted: "a task that is not in flight",
+            }),
+            _ => Ok(()),
+        })
     }
 
     /// Puts a task that is in quarantine into line again.
@@ -207,19 +212,21 @@ impl Queue {
 
     /// Throws a task that is in quarantine away.
     pub(crate) fn purge(&self, id: TaskId) -> Result<()> {
-        match self.lock().table.get(id) {
-            None => return Err(Error::NoSuchTask(id)),
-            Some(task) if matches!(task.status, Status::Quarantined(_)) => (),
-            Some(task) => return Err(not_quarantined(id, task.status.name())),
-        }
-        self.settle(id, Settlement::Cancelled);
-        Ok(())
+        self.take_back(id, |status| match status {
+            Status::Quarantined(_) => Ok(()),
+            _ => Err(not_quarantined(id, status.name())),
+        })
     }
 
     /// Waits until all that was submitted before is in S3.
     pub(crate) async fn drain(self: Arc<Self>) -> Result<()> {
         let drain = {
             let mut state = self.lock();
+            if state.closed {
+                // What was left has been settled, and is not in the table any more.
+                let phase = crate::shutdown::Phase::Closed;
+                return Err(Error::ShuttingDown { phase });
+            }
             let upto = state.last_id;
             if state.table.first_open().is_none_or(|open| open > upto) {
                 return Ok(());
@@ -308,10 +315,13 @@ impl Queue {
     }
 
     async fn load(&self, key: String, range: Option<(u64, u64)>) -> Result<Bytes> {
-        // Refused as an upload would be, once shutdown has closed the door.
-        self.admission.open_for(Asker::Holder)?;
         let cell = {
             let mut state = self.lock();
+            // Refused as an upload would be, once shutdown has closed the door. Looked at under
+            // the lock: what comes after the end has settled everything would wait for ever.
+            if let Some(phase) = self.admission.closed() {
+                return Err(Error::ShuttingDown { phase });
+            }
             let waiting = state.loads.len() as u64;
             if waiting >= self.config.max_loads {
                 return Err(Error::QueueFull {
@@ -388,6 +398,31 @@ impl Queue {
             ));
         }
         notable
+    }
+
+    /// Up to `most` tasks that have failed, the oldest first.
+    pub(crate) fn failing(&self, most: usize) -> Vec<Failing> {
+        let state = self.lock();
+        let mut failing: Vec<_> = state
+            .table
+            .iter()
+            .filter_map(|task| {
+                let quarantined = match &task.status {
+                    Status::Quarantined(cause) => Some(format!("{cause:?}")),
+                    _ => None,
+                };
+                Some(Failing {
+                    task: task.id,
+                    key: task.key.to_string(),
+                    quarantined: quarantined.is_some(),
+                    failures: task.failures,
+                    cause: cut(quarantined.or_else(|| task.last_error.clone())?),
+                })
+            })
+            .collect();
+        failing.sort_unstable_by_key(|task| task.task);
+        failing.truncate(most);
+        failing
     }
 
     /// Whether there is work that ought to move.

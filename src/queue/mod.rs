@@ -107,6 +107,8 @@ struct State {
     moved: bool,
     disk_full: bool,
     journal_failed: Option<String>,
+    /// Everything has been settled, by shutdown.
+    closed: bool,
 }
 
 /// Counts since open.
@@ -186,6 +188,7 @@ impl Queue {
                 moved,
                 disk_full: false,
                 journal_failed: None,
+                closed: false,
             }),
             admission: Admission::new(
                 Need {
@@ -286,9 +289,10 @@ impl Queue {
         if state.paused_uploads || state.moved {
             return (None, None);
         }
-        // Of the general slots, loads have at most half.
+        // Of the general slots, loads have at most half, beside the one that is theirs alone: with
+        // one worker none, while theirs is in use, or a stream of loads would keep every upload out.
         let for_loads = match slot {
-            Slot::General => state.loads.running() <= (self.config.workers / 2).max(1),
+            Slot::General => state.loads.running() <= self.config.workers / 2,
             Slot::Reserved(lane) => lane == Lane::Load,
         };
         if let Some(load) = for_loads
@@ -328,10 +332,13 @@ impl Queue {
         if job.is_some() {
             self.wake_workers();
         }
+        // Only of what this slot may take: of anything else, one that is due and has to wait for
+        // another slot would have this worker look again without a pause.
+        let general = slot == Slot::General;
         let dues = [
             state.table.next_due(),
-            state.loads.next_due(),
-            state.aborts.next_due(),
+            state.loads.next_due().filter(|_| for_loads),
+            state.aborts.next_due().filter(|_| general),
         ];
         let due = dues.into_iter().flatten().min();
         (job, due)
@@ -394,10 +401,5 @@ impl Queue {
                 () = tokio::time::sleep_until(deadline) => return,
             }
         }
-    }
-
-    /// Whether the journal still takes records.
-    pub(crate) fn journal_failed(&self) -> Option<String> {
-        self.lock().journal_failed.clone()
     }
 }

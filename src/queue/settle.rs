@@ -20,29 +20,50 @@ use crate::journal::{Append, CommitSink, JournalFailure, Location};
 use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
-use super::receipt::Settlement;
+use super::receipt::{Cell, Settlement};
 use super::record::{self, Quarantine, kind, slot};
-use super::table::Ended;
+use super::table::{Ended, Status};
 use super::task::{Cause, TaskId, cut};
 use super::{Queue, State, Totals};
 
 impl Queue {
     /// Ends a task for good.
     pub(crate) fn settle(&self, id: TaskId, settlement: Settlement) {
+        let told = self.end_of(&mut self.lock(), id, settlement);
+        tell(told);
+        self.moved_on();
+    }
+
+    /// Takes a task back, if `may` says so of what it is doing now. Asked and done under one
+    /// lock: a worker that took it in between would upload what its submitter was told is
+    /// cancelled.
+    pub(crate) fn take_back(
+        &self,
+        id: TaskId,
+        may: impl FnOnce(&Status) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let told = {
             let mut state = self.lock();
-            self.count(&settlement, &state, id);
-            self.abandon_upload_of(&mut state, id);
-            let Some(ended) = state.table.end(id, settlement) else {
-                return;
-            };
-            let mut told = self.park_all(&mut state, &ended.orphaned);
-            let record = Append::end(kind::END, id.0, Bytes::from_static(&[1]));
-            told.extend(self.record_end(&mut state, ended, record));
-            told
+            let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
+            may(&task.status)?;
+            self.end_of(&mut state, id, Settlement::Cancelled)
         };
         tell(told);
         self.moved_on();
+        Ok(())
+    }
+
+    fn end_of(&self, state: &mut State, id: TaskId, settlement: Settlement) -> Vec<Ended> {
+        let len = state.table.get(id).map_or(0, |task| task.len);
+        self.abandon_upload_of(state, id);
+        let Some(ended) = state.table.end(id, settlement) else {
+            return Vec::new();
+        };
+        self.count(&ended.settlement, len);
+        let mut told = self.park_all(state, &ended.orphaned);
+        let record = Append::end(kind::END, id.0, Bytes::from_static(&[1]));
+        told.extend(self.record_end(state, ended, record));
+        told
     }
 
     /// Puts a task into quarantine, where it holds its key and what is after it.
@@ -128,11 +149,10 @@ impl Queue {
         }
     }
 
-    fn count(&self, settlement: &Settlement, state: &State, id: TaskId) {
+    fn count(&self, settlement: &Settlement, len: u64) {
         match settlement {
             Settlement::Uploaded(_) => {
                 Totals::add(&self.totals.uploaded, 1);
-                let len = state.table.get(id).map_or(0, |task| task.len);
                 Totals::add(&self.totals.uploaded_bytes, len);
             }
             Settlement::Deleted => Totals::add(&self.totals.deleted, 1),
@@ -159,7 +179,7 @@ impl Queue {
                 .table
                 .retry(id, until, error.map(|error| cut(error.to_string())));
         }
-        self.moved_on();
+        self.changed();
     }
 
     /// A worker was stopped with this task in hand.
@@ -176,7 +196,7 @@ impl Queue {
             }
             state.table.put_back(id);
         }
-        self.moved_on();
+        self.changed();
     }
 
     /// Writes a note on a task. Notes are dropped where the disk has no room for them.
@@ -196,7 +216,7 @@ impl Queue {
             state.loads.ended();
         }
         drop(state);
-        self.moved_on();
+        self.changed();
     }
 
     /// A load came back with one.
@@ -211,13 +231,14 @@ impl Queue {
     pub(crate) fn settle_rest(&self, sealed: Result<(), String>) -> Rest {
         let (told, loads, rest) = {
             let mut state = self.lock();
+            state.closed = true;
             let mut rest = Rest::default();
             let mut told: Vec<Ended> = std::mem::take(&mut state.settling).into_values().collect();
             let open: Vec<(TaskId, bool, bool)> = state
                 .table
                 .iter()
                 .map(|task| {
-                    let quarantined = matches!(task.status, super::table::Status::Quarantined(_));
+                    let quarantined = matches!(task.status, Status::Quarantined(_));
                     (task.id, task.durable, quarantined)
                 })
                 .collect();
@@ -247,8 +268,15 @@ impl Queue {
         rest
     }
 
+    /// Something ended, became durable or came in: what the watchdog calls progress.
     pub(super) fn moved_on(&self) {
         Totals::add(&self.totals.progress, 1);
+        self.changed();
+    }
+
+    /// Something may be ready, or have stopped being able to move. An attempt that failed is no
+    /// progress: a server that refuses everything is what the watchdog is to report.
+    pub(super) fn changed(&self) {
         self.wake_workers();
         self.dry.notify_waiters();
     }
@@ -273,6 +301,7 @@ fn tell(told: Vec<Ended>) {
         for cell in &ended.cells {
             cell.settle(ended.settlement.clone());
         }
+        drop(ended.permit);
     }
 }
 
@@ -283,10 +312,23 @@ pub(crate) struct Sink(pub Arc<Queue>);
 impl Sink {
     fn on_record(&self, mut take: impl FnMut(&mut State) -> Vec<Ended>) {
         let told = take(&mut self.0.lock());
-        if !told.is_empty() {
-            tell(told);
+        self.told(Vec::new(), told);
+    }
+}
+
+impl Sink {
+    /// Tells what is on record now. Notes of attempts come to the disk too, and are no progress.
+    fn told(&self, cells: Vec<Arc<Cell>>, told: Vec<Ended>) {
+        let progress = !cells.is_empty() || !told.is_empty();
+        for cell in cells {
+            cell.set_durable();
         }
-        self.0.moved_on();
+        tell(told);
+        if progress {
+            self.0.moved_on();
+        } else {
+            self.0.changed();
+        }
     }
 }
 
@@ -314,11 +356,7 @@ impl CommitSink for Sink {
                 tracing::warn!(%error, "an adopted file keeps its old name");
             }
         }
-        for cell in cells {
-            cell.set_durable();
-        }
-        tell(told);
-        self.0.moved_on();
+        self.told(cells, told);
     }
 
     fn durable_ahead(&self, locations: &[Location]) {
@@ -351,8 +389,10 @@ impl CommitSink for Sink {
 
     fn failed(&self, cause: &JournalFailure) {
         tracing::error!(%cause, "the journal has failed: nothing new is taken; uploads go on");
+        let cause = cut(cause.to_string());
+        self.0.admission.fail(&cause);
         self.on_record(|state| {
-            state.journal_failed = Some(cut(cause.to_string()));
+            state.journal_failed = Some(cause.clone());
             std::mem::take(&mut state.settling).into_values().collect()
         });
     }

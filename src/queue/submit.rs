@@ -112,7 +112,7 @@ impl Queue {
             Need {
                 tasks: 1,
                 bytes: len,
-                disk: 0,
+                disk: self.journal.need(256, len, self.journal.is_external(len)),
             },
         )
     }
@@ -350,16 +350,7 @@ impl Queue {
         let state = self.lock();
         match state.table.get(candidate) {
             Some(task) if same => {
-                let cell = match &task.status {
-                    // Its end was told; this is what it was.
-                    Status::Quarantined(cause) => {
-                        let cell = Cell::new();
-                        cell.settle(Settlement::Quarantined(cause.clone()));
-                        cell
-                    }
-                    _ => Arc::clone(&task.cell),
-                };
-                Ok(Some(self.receipt(candidate, &cell)))
+                Ok(Some(self.receipt(candidate, &task.told_cell())))
             }
             Some(task) if checked.options.policy == KeyPolicy::WriteOnce => {
                 Err(Error::KeyPending {

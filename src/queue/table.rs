@@ -68,6 +68,22 @@ pub(crate) struct Task {
     pub multipart: Option<MultipartUploadState>,
 }
 
+impl Task {
+    /// Where its end is, or will be, told. Of a task in quarantine it was told already: its own
+    /// cell is for a replay, which is owed an answer of its own.
+    pub(crate) fn told_cell(&self) -> Arc<Cell> {
+        match &self.status {
+            Status::Quarantined(cause) => {
+                let cell = Cell::new();
+                cell.set_durable();
+                cell.settle(Settlement::Quarantined(cause.clone()));
+                cell
+            }
+            _ => Arc::clone(&self.cell),
+        }
+    }
+}
+
 /// What a task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -210,10 +226,6 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.tasks.len()
-    }
-
-    pub(crate) fn running(&self) -> usize {
-        self.running
     }
 
     pub(crate) fn quarantined(&self) -> impl Iterator<Item = &Task> {
@@ -685,12 +697,6 @@ impl Table {
         let slot = self.by_id.get(&id).copied()?;
         self.reconsider(slot);
         Some(cell)
-    }
-
-    /// Whether a task could still be taken back.
-    pub(crate) fn is_idle(&self, id: TaskId) -> Option<bool> {
-        self.get(id)
-            .map(|task| !matches!(task.status, Status::Running { .. }))
     }
 
     /// The lowest cover that is not in S3: everything before it is.

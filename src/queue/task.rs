@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::fs::Stat;
-use crate::remote::{ETag, ObjectHeaders, RemoteError, WriteCondition};
+use crate::remote::{ETag, ObjectHeaders, RemoteError};
 
 use super::receipt::Receipt;
 
@@ -92,15 +92,6 @@ pub enum Condition {
     },
     /// Only where the key has this entity tag.
     IfMatch(ETag),
-}
-
-impl Condition {
-    pub(crate) fn write_condition(&self) -> WriteCondition {
-        match self {
-            Self::IfAbsent { .. } => WriteCondition::IfAbsent,
-            Self::IfMatch(etag) => WriteCondition::IfMatch(etag.clone()),
-        }
-    }
 }
 
 /// What is uploaded.

@@ -72,7 +72,9 @@ impl Operation {
     /// The operation of that name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| operation.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|operation| operation.name() == name)
     }
 
     /// Whether it changes anything.
@@ -101,7 +103,11 @@ impl Request {
     /// An unconditional one, with an intact body.
     #[must_use]
     pub fn new(operation: Operation) -> Self {
-        Self { operation, conditional: false, body_intact: true }
+        Self {
+            operation,
+            conditional: false,
+            body_intact: true,
+        }
     }
 
     /// The same, with or without a condition.
@@ -236,11 +242,23 @@ struct Row {
 }
 
 const fn code(name: &'static str, class: Class, effect: Effect) -> Row {
-    Row { status: Status::Any, code: Code::Is(name), when: When::Always, class, effect }
+    Row {
+        status: Status::Any,
+        code: Code::Is(name),
+        when: When::Always,
+        class,
+        effect,
+    }
 }
 
 const fn status(status: u16, class: Class, effect: Effect) -> Row {
-    Row { status: Status::Is(status), code: Code::Any, when: When::Always, class, effect }
+    Row {
+        status: Status::Is(status),
+        code: Code::Any,
+        when: When::Always,
+        class,
+        effect,
+    }
 }
 
 const fn when(mut row: Row, when: When) -> Row {
@@ -391,7 +409,9 @@ impl Row {
             When::Complete => request.operation == Operation::CompleteMultipartUpload,
             When::Head => request.operation == Operation::HeadObject,
             When::BodyBad => !request.body_intact,
-            When::NoSpace => message.to_ascii_lowercase().contains("no space left on device"),
+            When::NoSpace => message
+                .to_ascii_lowercase()
+                .contains("no space left on device"),
         };
         status && code && when
     }
@@ -402,9 +422,15 @@ impl Row {
 pub fn classify(request: Request, failure: Failure<'_>) -> Verdict {
     let verdict = match failure {
         Failure::Transport(kind) => classify_transport(kind),
-        Failure::Answer { status, code, message } => {
+        Failure::Answer {
+            status,
+            code,
+            message,
+        } => {
             let code = code.filter(|code| !code.is_empty());
-            let row = ROWS.iter().find(|row| row.fits(request, status, code, message));
+            let row = ROWS
+                .iter()
+                .find(|row| row.fits(request, status, code, message));
             let (class, effect) = row.map_or((Transient, Unknown), |row| (row.class, row.effect));
             // An error inside a success: S3 had begun to carry it out.
             let effect = if status / 100 == 2 { Unknown } else { effect };
@@ -414,7 +440,10 @@ pub fn classify(request: Request, failure: Failure<'_>) -> Verdict {
     if request.operation.is_write() {
         verdict
     } else {
-        Verdict { effect: NotApplied, class: verdict.class }
+        Verdict {
+            effect: NotApplied,
+            class: verdict.class,
+        }
     }
 }
 

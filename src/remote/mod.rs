@@ -8,12 +8,26 @@
 //! Every call ends in one of three ways, and the type says which: `Ok` is *applied*; an error
 //! carries an [`Effect`], which is `NotApplied` or `Unknown` (the reply was lost: it may have
 //! happened, and may still happen).
+//!
+//! | file | owns |
+//! |---|---|
+//! | `outcome` | [`RemoteError`]: effect, class, what it carries |
+//! | `classify` | which status, code or broken connection means which effect and class |
+//! | `deadline` | how long one attempt may take |
+//! | `validate` | what S3 must refuse, refused before it is sent |
+//! | `multipart` | one upload in parts, resumed across attempts |
+//! | `probe` | whether conditions are honoured, tried out |
+//! | `s3` | the production implementation (feature `s3`) |
 
 pub mod classify;
 pub mod deadline;
+#[cfg(test)]
+mod fake;
 pub mod multipart;
 pub mod outcome;
 pub mod probe;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod validate;
 
 use std::collections::BTreeMap;
@@ -23,7 +37,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+pub use classify::Operation;
+pub use deadline::attempt_deadline;
 pub use outcome::{Class, Effect, RemoteError};
+#[cfg(feature = "s3")]
+pub use s3::S3Remote;
+pub use validate::ValidationError;
 
 /// What every call on a [`Remote`] returns.
 pub type RemoteFuture<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;

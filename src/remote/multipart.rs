@@ -33,8 +33,8 @@ use super::{
 
 pub use plan::PartPlan;
 pub use source::{PartSource, Unjournaled, UploadJournal};
-pub use state::MultipartUploadState;
 use state::MAX_ABANDONED;
+pub use state::MultipartUploadState;
 
 /// What is uploaded.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ pub struct MultipartOptions {
     pub concurrency: usize,
     /// The slowest link that is waited for, in bytes a second. Default 64 KiB.
     pub min_rate: u64,
+    /// The shortest deadline of a part. Default 10 s.
+    pub floor: Duration,
     /// For one read of the source or one write of the journal. Default 60 s.
     pub local_deadline: Duration,
 }
@@ -67,6 +69,7 @@ impl Default for MultipartOptions {
         Self {
             concurrency: 4,
             min_rate: DEFAULT_MIN_RATE,
+            floor: MIN_ATTEMPT,
             local_deadline: Duration::from_secs(60),
         }
     }
@@ -220,10 +223,16 @@ impl MultipartTransfer<'_> {
                 // Until the answer is here, an upload may exist that nobody has the id of; a drop
                 // of this future must not forget that.
                 let before = std::mem::replace(&mut state.strays, true);
-                let created =
-                    within("CreateMultipartUpload", MIN_ATTEMPT, self.remote.create_multipart(request))
-                        .await;
-                if !created.as_ref().is_err_and(|error| error.effect == Effect::Unknown) {
+                let created = within(
+                    "CreateMultipartUpload",
+                    MIN_ATTEMPT,
+                    self.remote.create_multipart(request),
+                )
+                .await;
+                if !created
+                    .as_ref()
+                    .is_err_and(|error| error.effect == Effect::Unknown)
+                {
                     state.strays = before;
                 }
                 let id = created?;
@@ -232,7 +241,10 @@ impl MultipartTransfer<'_> {
             }
         };
         if !state.journaled {
-            let written = timeout(self.options.local_deadline, self.journal.created(&upload_id));
+            let written = timeout(
+                self.options.local_deadline,
+                self.journal.created(&upload_id),
+            );
             match written.await {
                 Ok(Ok(())) => state.journaled = true,
                 Ok(Err(error)) => return Err(MultipartError::Journal(error).into()),
@@ -248,8 +260,9 @@ impl MultipartTransfer<'_> {
     /// are waited for (each has its deadline), so that what they carried is not carried twice.
     async fn parts(&self, state: &mut MultipartUploadState, upload_id: &str) -> Result<(), Ended> {
         let plan = state.plan;
-        let missing: Vec<i32> =
-            (1..=plan.parts()).filter(|number| !state.done.contains_key(number)).collect();
+        let missing: Vec<i32> = (1..=plan.parts())
+            .filter(|number| !state.done.contains_key(number))
+            .collect();
         let mut missing = missing.into_iter();
         let mut under_way = FuturesUnordered::new();
         let mut failed: Option<MultipartError> = None;
@@ -290,9 +303,16 @@ impl MultipartTransfer<'_> {
     ) -> Result<PartInfo, MultipartError> {
         let Some((offset, length)) = plan.range(number) else {
             let limit = super::validate::MAX_PARTS;
-            return Err(ValidationError::PartNumber { number: number.into(), limit }.into());
+            return Err(ValidationError::PartNumber {
+                number: number.into(),
+                limit,
+            }
+            .into());
         };
-        let body = self.read(offset, length).await.map_err(MultipartError::Source)?;
+        let body = self
+            .read(offset, length)
+            .await
+            .map_err(MultipartError::Source)?;
         let checksum = Crc64::of(&body);
         let request = UploadPart {
             key: self.request.key.clone(),
@@ -301,15 +321,24 @@ impl MultipartTransfer<'_> {
             body,
             checksum,
         };
-        let deadline = attempt_deadline(length, self.options.min_rate);
+        let deadline = attempt_deadline(length, self.options.min_rate, self.options.floor);
         let part = within("UploadPart", deadline, self.remote.upload_part(request)).await?;
         // Ours, whatever a remote echoes: the completion names what was read here.
-        Ok(PartInfo { number, etag: part.etag, checksum })
+        Ok(PartInfo {
+            number,
+            etag: part.etag,
+            checksum,
+        })
     }
 
     async fn read(&self, offset: u64, length: u64) -> io::Result<Bytes> {
-        let read = timeout(self.options.local_deadline, self.source.read(offset, length));
-        let body = read.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let read = timeout(
+            self.options.local_deadline,
+            self.source.read(offset, length),
+        );
+        let body = read
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let found = body.len();
         if u64::try_from(found).ok() != Some(length) {
             let text = format!("{found} bytes at {offset}, {length} were asked for");
@@ -345,8 +374,11 @@ impl MultipartTransfer<'_> {
         };
         // Making one object of 10,000 parts takes the server a while: it may copy.
         let deadline = complete_deadline(state.plan);
-        let completed =
-            within("CompleteMultipartUpload", deadline, self.remote.complete_multipart(request));
+        let completed = within(
+            "CompleteMultipartUpload",
+            deadline,
+            self.remote.complete_multipart(request),
+        );
         let error = match completed.await {
             Ok(info) => return Ok(info),
             Err(error) => error,
@@ -390,7 +422,12 @@ impl MultipartTransfer<'_> {
         size: u64,
         checksum: Crc64,
     ) -> Result<Option<ObjectInfo>, RemoteError> {
-        let found = within("HeadObject", MIN_ATTEMPT, self.remote.head(&self.request.key)).await;
+        let found = within(
+            "HeadObject",
+            MIN_ATTEMPT,
+            self.remote.head(&self.request.key),
+        )
+        .await;
         // The completion's own outcome stays open until this question is answered.
         let found = found.map_err(|error| error.with_effect(Effect::Unknown))?;
         let write_id = self.request.write_id.as_deref();
@@ -423,7 +460,9 @@ impl MultipartTransfer<'_> {
 
 /// Whether the server has no such upload (any more).
 fn is_lost(error: &MultipartError) -> bool {
-    error.remote().is_some_and(|error| error.has_code("NoSuchUpload"))
+    error
+        .remote()
+        .is_some_and(|error| error.has_code("NoSuchUpload"))
 }
 
 /// A completion: as long as any other small request, and some for each part.
@@ -482,7 +521,10 @@ async fn abort_until(
     id: &str,
     until: Instant,
 ) -> Result<(), RemoteError> {
-    retry_until(until, "AbortMultipartUpload", || remote.abort_multipart(key, id)).await
+    retry_until(until, "AbortMultipartUpload", || {
+        remote.abort_multipart(key, id)
+    })
+    .await
 }
 
 /// Repeats a request until it is done, will never be, or `until` has passed.

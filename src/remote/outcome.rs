@@ -116,7 +116,12 @@ impl RemoteError {
     /// A transient failure that did nothing, such as a refused connection.
     #[must_use]
     pub fn transient(operation: impl Into<String>) -> Self {
-        Self::made(operation, Effect::NotApplied, Class::Transient, "transient failure")
+        Self::made(
+            operation,
+            Effect::NotApplied,
+            Class::Transient,
+            "transient failure",
+        )
     }
 
     /// An attempt that ended at its deadline: of a write, nobody knows what it did.
@@ -124,7 +129,12 @@ impl RemoteError {
     pub fn timed_out(operation: impl Into<String>) -> Self {
         let operation = operation.into();
         let effect = lost_reply_effect(&operation);
-        Self::made(operation, effect, Class::Transient, "no answer before the attempt's deadline")
+        Self::made(
+            operation,
+            effect,
+            Class::Transient,
+            "no answer before the attempt's deadline",
+        )
     }
 
     /// An attempt whose reply was lost: of a write, nobody knows what it did.
@@ -132,14 +142,24 @@ impl RemoteError {
     pub fn lost(operation: impl Into<String>) -> Self {
         let operation = operation.into();
         let effect = lost_reply_effect(&operation);
-        Self::made(operation, effect, Class::Transient, "the connection ended before an answer")
+        Self::made(
+            operation,
+            effect,
+            Class::Transient,
+            "the connection ended before an answer",
+        )
     }
 
     /// A `503 SlowDown`.
     #[must_use]
     pub fn throttled(operation: impl Into<String>) -> Self {
-        Self::made(operation, Effect::NotApplied, Class::Throttle, "please reduce your rate")
-            .answered(503, "SlowDown")
+        Self::made(
+            operation,
+            Effect::NotApplied,
+            Class::Throttle,
+            "please reduce your rate",
+        )
+        .answered(503, "SlowDown")
     }
 
     /// A refusal that is not the request's fault, such as `403 AccessDenied`.
@@ -159,8 +179,13 @@ impl RemoteError {
     /// A `412 PreconditionFailed`.
     #[must_use]
     pub fn conflict(operation: impl Into<String>) -> Self {
-        Self::made(operation, Effect::NotApplied, Class::Conflict, "a precondition did not hold")
-            .answered(412, "PreconditionFailed")
+        Self::made(
+            operation,
+            Effect::NotApplied,
+            Class::Conflict,
+            "a precondition did not hold",
+        )
+        .answered(412, "PreconditionFailed")
     }
 
     /// The same error with another effect.
@@ -220,7 +245,10 @@ fn cut_to(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }
-    let end = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=limit)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     &text[..end]
 }
 
@@ -254,7 +282,11 @@ mod tests {
         let request = Request::new(Operation::PutObject);
         let error = RemoteError::classified(
             request,
-            Failure::Answer { status: 500, code: Some("InternalError"), message: &text },
+            Failure::Answer {
+                status: 500,
+                code: Some("InternalError"),
+                message: &text,
+            },
             &text,
         );
         assert_eq!(error.message.len(), 1023);
@@ -265,7 +297,11 @@ mod tests {
     #[test]
     fn a_code_that_is_a_page_is_cut() {
         let page = "x".repeat(10_000);
-        let failure = Failure::Answer { status: 500, code: Some(&page), message: "" };
+        let failure = Failure::Answer {
+            status: 500,
+            code: Some(&page),
+            message: "",
+        };
         let error = RemoteError::classified(Request::new(Operation::GetObject), failure, "");
         assert_eq!(error.code.map(|code| code.len()), Some(128));
     }
@@ -282,22 +318,49 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_and_milliseconds() {
-        assert_eq!(parse_retry_after(Some("7"), None), Some(Duration::from_secs(7)));
-        assert_eq!(parse_retry_after(None, Some("1500")), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_retry_after(Some("1"), Some("1500")), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_retry_after(Some("Wed, 21 Oct 2026 07:28:00 GMT"), None), None);
+        assert_eq!(
+            parse_retry_after(Some("7"), None),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            parse_retry_after(None, Some("1500")),
+            Some(Duration::from_millis(1500))
+        );
+        assert_eq!(
+            parse_retry_after(Some("1"), Some("1500")),
+            Some(Duration::from_millis(1500))
+        );
+        assert_eq!(
+            parse_retry_after(Some("Wed, 21 Oct 2026 07:28:00 GMT"), None),
+            None
+        );
         assert_eq!(parse_retry_after(Some("-1"), Some("")), None);
-        assert_eq!(parse_retry_after(Some("999999999999"), None), Some(MAX_RETRY_AFTER));
+        assert_eq!(
+            parse_retry_after(Some("999999999999"), None),
+            Some(MAX_RETRY_AFTER)
+        );
         assert_eq!(parse_retry_after(None, None), None);
     }
 
     #[test]
     fn a_read_that_timed_out_did_nothing_and_a_write_is_unknown() {
-        assert_eq!(RemoteError::timed_out("GetObject").effect, Effect::NotApplied);
-        assert_eq!(RemoteError::timed_out("HeadObject").effect, Effect::NotApplied);
+        assert_eq!(
+            RemoteError::timed_out("GetObject").effect,
+            Effect::NotApplied
+        );
+        assert_eq!(
+            RemoteError::timed_out("HeadObject").effect,
+            Effect::NotApplied
+        );
         assert_eq!(RemoteError::timed_out("PutObject").effect, Effect::Unknown);
-        assert_eq!(RemoteError::timed_out("SomethingNew").effect, Effect::Unknown);
-        assert_eq!(RemoteError::lost("CompleteMultipartUpload").effect, Effect::Unknown);
+        assert_eq!(
+            RemoteError::timed_out("SomethingNew").effect,
+            Effect::Unknown
+        );
+        assert_eq!(
+            RemoteError::lost("CompleteMultipartUpload").effect,
+            Effect::Unknown
+        );
     }
 
     #[test]

@@ -51,11 +51,17 @@ impl Support {
     }
 
     fn ignored(observed: impl Into<String>) -> Self {
-        Self::Ignored { observed: observed.into() }
+        Self::Ignored {
+            observed: observed.into(),
+        }
     }
 
     fn when(honoured: bool, observed: impl Into<String>) -> Self {
-        if honoured { Self::Honoured } else { Self::ignored(observed) }
+        if honoured {
+            Self::Honoured
+        } else {
+            Self::ignored(observed)
+        }
     }
 }
 
@@ -128,8 +134,8 @@ pub enum ProbeError {
 }
 
 /// Tries out what the server does, under keys that begin with `under` (relative to the remote's
-/// prefix) and end in a random number. At most `deadline`, of which a quarter is kept for
-/// cleaning up.
+/// prefix) and go on with `nonce`, a number that no other probe of this prefix has used (a random
+/// one). At most `deadline`, of which a quarter is kept for cleaning up.
 ///
 /// # Errors
 /// [`ProbeError`]: no result, as opposed to a bad one.
@@ -139,6 +145,7 @@ pub enum ProbeError {
 pub async fn probe(
     remote: &dyn Remote,
     under: &str,
+    nonce: u64,
     deadline: Duration,
 ) -> Result<Capabilities, ProbeError> {
     let end = Instant::now() + deadline;
@@ -146,23 +153,32 @@ pub async fn probe(
     let probe = Probe {
         remote,
         under,
+        nonce,
         written: Mutex::new(BTreeSet::new()),
         last: Mutex::new(None),
     };
     let result = timeout(experiments, probe.run()).await;
     let left = end.saturating_duration_since(Instant::now());
     if timeout(left, probe.clean_up()).await.is_err() {
-        tracing::debug!(remote = remote.describe(), under, "probe objects may be left");
+        tracing::debug!(
+            remote = remote.describe(),
+            under,
+            "probe objects may be left"
+        );
     }
     match result {
         Ok(result) => result,
-        Err(_) => Err(ProbeError::Deadline { after: deadline, last: probe.last.into_inner() }),
+        Err(_) => Err(ProbeError::Deadline {
+            after: deadline,
+            last: probe.last.into_inner(),
+        }),
     }
 }
 
 struct Probe<'a> {
     remote: &'a dyn Remote,
     under: &'a str,
+    nonce: u64,
     /// Keys that may exist: at most one per try of an experiment, and tries back off.
     written: Mutex<BTreeSet<String>>,
     last: Mutex<Option<RemoteError>>,
@@ -192,8 +208,9 @@ impl Probe<'_> {
     }
 
     fn fresh_key(&self) -> String {
-        let key = format!("{}{:016x}", self.under, 0_u64);
-        self.written.lock().insert(key.clone());
+        let mut written = self.written.lock();
+        let key = format!("{}{:016x}-{}", self.under, self.nonce, written.len());
+        written.insert(key.clone());
         key
     }
 
@@ -207,7 +224,7 @@ impl Probe<'_> {
         let request = PutRequest {
             key: key.to_owned(),
             checksum: Crc64::of(&body),
-            write_id: Some(format!("probe-{:016x}", 0_u64)),
+            write_id: Some(write_id_of(key)),
             body,
             condition,
             headers: ObjectHeaders::default(),
@@ -240,7 +257,11 @@ impl Probe<'_> {
     async fn pause(&self, tried: &mut u32) {
         let pause = Duration::from_millis(50).saturating_mul(1 << (*tried).min(6));
         *tried += 1;
-        let wish = self.last.lock().as_ref().and_then(|error| error.retry_after);
+        let wish = self
+            .last
+            .lock()
+            .as_ref()
+            .and_then(|error| error.retry_after);
         tokio::time::sleep(pause.max(wish.unwrap_or_default())).await;
     }
 
@@ -265,7 +286,11 @@ impl Probe<'_> {
         loop {
             let key = self.fresh_key();
             let create = |racer: usize| {
-                self.put(&key, format!("racer {racer}"), Some(WriteCondition::IfAbsent))
+                self.put(
+                    &key,
+                    format!("racer {racer}"),
+                    Some(WriteCondition::IfAbsent),
+                )
             };
             let mut winners = 0_usize;
             let mut open = false;
@@ -278,7 +303,9 @@ impl Probe<'_> {
                 }
             }
             if winners > 1 {
-                return Ok(Support::ignored(format!("{winners} of {RACERS} created one key")));
+                return Ok(Support::ignored(format!(
+                    "{winners} of {RACERS} created one key"
+                )));
             }
             if winners == 1 && !open {
                 match self.sort(create(RACERS).await)? {
@@ -337,8 +364,10 @@ impl Probe<'_> {
                         Some(found) => Support::when(found == expected, "another checksum"),
                         None => Support::ignored("HEAD gives no checksum back"),
                     };
-                    let id = info.write_id;
-                    let write_id = Support::when(id.is_some(), "HEAD gives no write id back");
+                    let write_id = match info.write_id {
+                        Some(found) => Support::when(found == write_id_of(key), "another write id"),
+                        None => Support::ignored("HEAD gives no write id back"),
+                    };
                     return Ok((write_id, crc64));
                 }
                 Ok(None) => {
@@ -360,7 +389,9 @@ impl Probe<'_> {
         loop {
             let key = self.fresh_key();
             let etag = ETag("d41d8cd98f00b204e9800998ecf8427e".to_owned());
-            let put = self.put(&key, "made".to_owned(), Some(WriteCondition::IfMatch(etag))).await;
+            let put = self
+                .put(&key, "made".to_owned(), Some(WriteCondition::IfMatch(etag)))
+                .await;
             match self.sort(put)? {
                 Some(Did::Won(_)) => return Ok(Support::ignored("the key was created")),
                 Some(Did::Lost) => return Ok(Support::Honoured),
@@ -381,7 +412,9 @@ impl Probe<'_> {
             let deleted = within("DeleteObject", MIN_ATTEMPT, delete).await;
             match self.sort(deleted.map(|()| current))? {
                 Some(Did::Won(_)) => {
-                    return Ok(Support::ignored("a stale entity tag was answered with success"));
+                    return Ok(Support::ignored(
+                        "a stale entity tag was answered with success",
+                    ));
                 }
                 Some(Did::Lost) => {}
                 Some(Did::Refused(error)) => return Ok(refused(&error)),
@@ -393,7 +426,10 @@ impl Probe<'_> {
             // It said no; did it also do nothing?
             match within("HeadObject", MIN_ATTEMPT, self.remote.head(&key)).await {
                 Ok(found) => {
-                    return Ok(Support::when(found.is_some(), "refused, and deleted all the same"));
+                    return Ok(Support::when(
+                        found.is_some(),
+                        "refused, and deleted all the same",
+                    ));
                 }
                 Err(error) if matches!(error.class, Class::Transient | Class::Throttle) => {
                     *self.last.lock() = Some(error);
@@ -421,13 +457,20 @@ impl Probe<'_> {
     }
 }
 
+/// The write id of what is written under `key`.
+fn write_id_of(key: &str) -> String {
+    format!("probe-{:016x}", Crc64::of(key.as_bytes()).0)
+}
+
 /// Whether the server says that it does not know the header: a plain request would have worked.
 fn says_not_implemented(error: &RemoteError) -> bool {
     error.class == Class::Permanent && error.effect == Effect::NotApplied
 }
 
 fn refused(error: &RemoteError) -> Support {
-    Support::Refused { observed: error.to_string() }
+    Support::Refused {
+        observed: error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -159,7 +159,11 @@ fn head(text: &str) -> String {
 /// `prefix` and `key` as one key: with a `/` between them where there is a prefix.
 #[must_use]
 pub fn join(prefix: &str, key: &str) -> String {
-    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") }
+    if prefix.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{prefix}/{key}")
+    }
 }
 
 /// Whether XML 1.0 has a way to carry `c`.
@@ -189,13 +193,25 @@ pub fn key(prefix: &str, key: &str) -> Result<(), ValidationError> {
     if key.is_empty() {
         return Err(ValidationError::KeyEmpty);
     }
-    let bytes = if prefix.is_empty() { key.len() } else { prefix.len() + 1 + key.len() };
+    let bytes = if prefix.is_empty() {
+        key.len()
+    } else {
+        prefix.len() + 1 + key.len()
+    };
     if bytes > MAX_KEY_BYTES {
-        return Err(ValidationError::KeyTooLong { key: head(key), bytes, limit: MAX_KEY_BYTES });
+        return Err(ValidationError::KeyTooLong {
+            key: head(key),
+            bytes,
+            limit: MAX_KEY_BYTES,
+        });
     }
     if let Some((at, c)) = key.char_indices().find(|(_, c)| !in_xml(*c)) {
         let character = u32::from(c);
-        return Err(ValidationError::KeyCharacter { key: head(key), character, at });
+        return Err(ValidationError::KeyCharacter {
+            key: head(key),
+            character,
+            at,
+        });
     }
     if climbs(&join(prefix, key)) {
         return Err(ValidationError::KeyClimbs { key: head(key) });
@@ -210,9 +226,18 @@ pub fn key(prefix: &str, key: &str) -> Result<(), ValidationError> {
 /// in every case that was seen), a character XML cannot carry, or no room for a key behind it.
 pub fn prefix(prefix: &str) -> Result<String, ValidationError> {
     let bare = prefix.strip_suffix('/').unwrap_or(prefix);
-    let refuse = |reason| Err(ValidationError::Prefix { prefix: head(prefix), reason });
+    let refuse = |reason| {
+        Err(ValidationError::Prefix {
+            prefix: head(prefix),
+            reason,
+        })
+    };
     if bare.is_empty() {
-        return if prefix.is_empty() { Ok(String::new()) } else { refuse("it is only a `/`") };
+        return if prefix.is_empty() {
+            Ok(String::new())
+        } else {
+            refuse("it is only a `/`")
+        };
     }
     if bare.split('/').any(str::is_empty) {
         return refuse("it has an empty segment");
@@ -235,12 +260,20 @@ pub fn prefix(prefix: &str) -> Result<String, ValidationError> {
 /// # Errors
 /// [`ValidationError::Bucket`].
 pub fn bucket(bucket: &str) -> Result<(), ValidationError> {
-    let refuse = |reason| Err(ValidationError::Bucket { bucket: head(bucket), reason });
+    let refuse = |reason| {
+        Err(ValidationError::Bucket {
+            bucket: head(bucket),
+            reason,
+        })
+    };
     if !(3..=63).contains(&bucket.len()) {
         return refuse("must have 3 to 63 bytes");
     }
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if !bucket.chars().all(|c| alphanumeric(c) || c == '-' || c == '.') {
+    if !bucket
+        .chars()
+        .all(|c| alphanumeric(c) || c == '-' || c == '.')
+    {
         return refuse("may have lower-case letters, digits, `-` and `.` only");
     }
     if !bucket.starts_with(alphanumeric) || !bucket.ends_with(alphanumeric) {
@@ -261,7 +294,10 @@ pub fn bucket(bucket: &str) -> Result<(), ValidationError> {
 /// [`ValidationError::BodyTooLarge`].
 pub fn body(bytes: u64) -> Result<(), ValidationError> {
     if bytes > MAX_PUT_BYTES {
-        return Err(ValidationError::BodyTooLarge { bytes, limit: MAX_PUT_BYTES });
+        return Err(ValidationError::BodyTooLarge {
+            bytes,
+            limit: MAX_PUT_BYTES,
+        });
     }
     Ok(())
 }
@@ -272,7 +308,10 @@ pub fn body(bytes: u64) -> Result<(), ValidationError> {
 /// [`ValidationError::ObjectTooLarge`].
 pub fn object(bytes: u64) -> Result<(), ValidationError> {
     if bytes > MAX_OBJECT_BYTES {
-        return Err(ValidationError::ObjectTooLarge { bytes, limit: MAX_OBJECT_BYTES });
+        return Err(ValidationError::ObjectTooLarge {
+            bytes,
+            limit: MAX_OBJECT_BYTES,
+        });
     }
     Ok(())
 }
@@ -284,7 +323,10 @@ pub fn object(bytes: u64) -> Result<(), ValidationError> {
 pub fn part(number: i32, bytes: u64) -> Result<(), ValidationError> {
     let in_range = u64::try_from(number).is_ok_and(|number| (1..=MAX_PARTS).contains(&number));
     if !in_range {
-        return Err(ValidationError::PartNumber { number: number.into(), limit: MAX_PARTS });
+        return Err(ValidationError::PartNumber {
+            number: number.into(),
+            limit: MAX_PARTS,
+        });
     }
     body(bytes)
 }
@@ -304,7 +346,11 @@ pub fn range(first: u64, length: u64) -> Result<(), ValidationError> {
 fn header_value(header: &str, value: &str, limit: usize) -> Result<(), ValidationError> {
     let refuse = |reason| {
         let (header, value) = (header.to_owned(), head(value));
-        Err(ValidationError::HeaderValue { header, value, reason })
+        Err(ValidationError::HeaderValue {
+            header,
+            value,
+            reason,
+        })
     };
     if value.len() > limit {
         return refuse("is too long");
@@ -333,19 +379,31 @@ pub fn headers(headers: &ObjectHeaders, write_id: Option<&str>) -> Result<(), Va
         ("Content-Encoding", &headers.content_encoding),
         ("Cache-Control", &headers.cache_control),
         ("x-amz-storage-class", &headers.storage_class),
-        ("x-amz-server-side-encryption", &headers.server_side_encryption),
-        ("x-amz-server-side-encryption-aws-kms-key-id", &headers.sse_kms_key_id),
+        (
+            "x-amz-server-side-encryption",
+            &headers.server_side_encryption,
+        ),
+        (
+            "x-amz-server-side-encryption-aws-kms-key-id",
+            &headers.sse_kms_key_id,
+        ),
     ];
     for (header, value) in passed {
         let Some(value) = value else { continue };
         header_value(header, value, MAX_HEADER_BYTES)?;
         if value.is_empty() {
             let (header, value) = (header.to_owned(), String::new());
-            return Err(ValidationError::HeaderValue { header, value, reason: "is empty" });
+            return Err(ValidationError::HeaderValue {
+                header,
+                value,
+                reason: "is empty",
+            });
         }
     }
     if let Some(encoding) = &headers.content_encoding
-        && encoding.split(',').any(|word| word.trim().eq_ignore_ascii_case("aws-chunked"))
+        && encoding
+            .split(',')
+            .any(|word| word.trim().eq_ignore_ascii_case("aws-chunked"))
     {
         return Err(ValidationError::HeaderValue {
             header: "Content-Encoding".to_owned(),
@@ -354,11 +412,19 @@ pub fn headers(headers: &ObjectHeaders, write_id: Option<&str>) -> Result<(), Va
         });
     }
     if headers.sse_kms_key_id.is_some()
-        && !headers.server_side_encryption.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"))
+        && !headers
+            .server_side_encryption
+            .as_deref()
+            .is_some_and(|sse| sse.starts_with("aws:kms"))
     {
         return Err(ValidationError::HeaderValue {
             header: "x-amz-server-side-encryption".to_owned(),
-            value: head(headers.server_side_encryption.as_deref().unwrap_or_default()),
+            value: head(
+                headers
+                    .server_side_encryption
+                    .as_deref()
+                    .unwrap_or_default(),
+            ),
             reason: "a KMS key needs `aws:kms` here",
         });
     }
@@ -369,7 +435,12 @@ fn metadata(headers: &ObjectHeaders, write_id: Option<&str>) -> Result<(), Valid
     let mut bytes = 0_usize;
     let mut seen = BTreeSet::new();
     for (name, value) in &headers.metadata {
-        let refuse = |reason| Err(ValidationError::MetadataName { name: head(name), reason });
+        let refuse = |reason| {
+            Err(ValidationError::MetadataName {
+                name: head(name),
+                reason,
+            })
+        };
         if name.is_empty() || !name.bytes().all(in_token) {
             return refuse("is not the name of a header");
         }
@@ -385,10 +456,15 @@ fn metadata(headers: &ObjectHeaders, write_id: Option<&str>) -> Result<(), Valid
     }
     if let Some(id) = write_id {
         header_value("x-amz-meta-write-id", id, MAX_METADATA_BYTES)?;
-        bytes = bytes.saturating_add(WRITE_ID.len()).saturating_add(id.len());
+        bytes = bytes
+            .saturating_add(WRITE_ID.len())
+            .saturating_add(id.len());
     }
     if bytes > MAX_METADATA_BYTES {
-        return Err(ValidationError::MetadataTooLarge { bytes, limit: MAX_METADATA_BYTES });
+        return Err(ValidationError::MetadataTooLarge {
+            bytes,
+            limit: MAX_METADATA_BYTES,
+        });
     }
     Ok(())
 }
@@ -411,158 +487,4 @@ pub fn upload(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn keys_have_1_to_1024_bytes_with_their_prefix() {
-        assert_eq!(key("", ""), Err(ValidationError::KeyEmpty));
-        assert_eq!(key("p", ""), Err(ValidationError::KeyEmpty));
-        assert!(key("", &"k".repeat(1024)).is_ok());
-        assert!(matches!(
-            key("", &"k".repeat(1025)),
-            Err(ValidationError::KeyTooLong { bytes: 1025, limit: 1024, .. })
-        ));
-        assert!(key("pp", &"k".repeat(1021)).is_ok());
-        assert!(matches!(
-            key("pp", &"k".repeat(1022)),
-            Err(ValidationError::KeyTooLong { bytes: 1025, .. })
-        ));
-        // Bytes, not characters.
-        assert!(key("", &"\u{20ac}".repeat(342)).is_err());
-    }
-
-    #[test]
-    fn keys_keep_what_s3_keeps() {
-        for good in ["a", "/a", "a//b", "a/../b", "a/./b", "..a", "a b+c%20&\"<>'", "\u{1f600}", "a\tb"] {
-            assert_eq!(key("", good), Ok(()), "{good:?}");
-        }
-        for bad in ["..", "../a", "a/../../b", "./..", "/../a"] {
-            assert!(matches!(key("", bad), Err(ValidationError::KeyClimbs { .. })), "{bad:?}");
-        }
-        assert!(key("p", "../a").is_ok());
-        for bad in ["\0", "a\u{1}", "a\u{1f}b", "a\u{fffe}"] {
-            assert!(matches!(key("", bad), Err(ValidationError::KeyCharacter { .. })), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn prefixes_have_one_form() {
-        assert_eq!(prefix("").as_deref(), Ok(""));
-        assert_eq!(prefix("a/b/").as_deref(), Ok("a/b"));
-        assert_eq!(prefix("a/b").as_deref(), Ok("a/b"));
-        for bad in ["/", "/a", "a//b", "a//", "../a", "a/./b", "a\0", &"p".repeat(1023)] {
-            assert!(prefix(bad).is_err(), "{bad:?}");
-        }
-        assert!(prefix(&"p".repeat(1022)).is_ok());
-    }
-
-    #[test]
-    fn bucket_names() {
-        for good in ["abc", "my-bucket.1", "a-b-s3alias", &"b".repeat(63)] {
-            assert_eq!(bucket(good), Ok(()), "{good}");
-        }
-        for bad in
-            ["", "ab", "Abc", "a_b", "-abc", "abc.", "a..b", "10.0.0.1", "a/b", &"b".repeat(64)]
-        {
-            assert!(bucket(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        assert!(body(MAX_PUT_BYTES).is_ok());
-        assert!(body(MAX_PUT_BYTES + 1).is_err());
-        assert!(object(MAX_OBJECT_BYTES).is_ok());
-        assert!(object(MAX_OBJECT_BYTES + 1).is_err());
-        assert!(part(0, 1).is_err() && part(-1, 1).is_err() && part(10_001, 1).is_err());
-        assert!(part(1, 1).is_ok() && part(10_000, MAX_PUT_BYTES).is_ok());
-        assert!(range(0, 0).is_err() && range(u64::MAX, 1).is_err() && range(7, 1).is_ok());
-    }
-
-    fn with(name: &str, value: &str) -> ObjectHeaders {
-        let mut headers = ObjectHeaders::default();
-        headers.metadata.insert(name.to_owned(), value.to_owned());
-        headers
-    }
-
-    #[test]
-    fn metadata_is_2_kib_with_the_write_id() {
-        assert!(headers(&with("n", &"v".repeat(2047)), None).is_ok());
-        assert!(matches!(
-            headers(&with("n", &"v".repeat(2047)), Some("")),
-            Err(ValidationError::MetadataTooLarge { bytes: 2056, limit: 2048 })
-        ));
-        assert!(headers(&with("n", &"v".repeat(2048)), None).is_err());
-    }
-
-    #[test]
-    fn metadata_names_are_header_names_and_not_ours() {
-        for bad in ["", "a b", "a:b", "\u{e9}", "write-id", "Write-ID", "a\n"] {
-            let result = headers(&with(bad, "v"), None);
-            assert!(matches!(result, Err(ValidationError::MetadataName { .. })), "{bad:?}");
-        }
-        let mut twice = with("Name", "v");
-        twice.metadata.insert("name".to_owned(), "w".to_owned());
-        assert!(headers(&twice, None).is_err());
-    }
-
-    #[test]
-    fn values_survive_the_way() {
-        for bad in ["\u{e9}", "a\nb", "a\r\nx-evil: 1", " a", "a ", "\0", "\x7f"] {
-            let result = headers(&with("n", bad), None);
-            assert!(matches!(result, Err(ValidationError::HeaderValue { .. })), "{bad:?}");
-            let set = |value: &str| Some(value.to_owned());
-            let typed = ObjectHeaders { content_type: set(bad), ..ObjectHeaders::default() };
-            assert!(headers(&typed, None).is_err(), "{bad:?}");
-            assert!(headers(&ObjectHeaders::default(), Some(bad)).is_err(), "{bad:?}");
-        }
-        assert!(headers(&with("n", "a b, c; d=\"e\""), Some("01-ab")).is_ok());
-    }
-
-    #[test]
-    fn a_kms_key_needs_kms() {
-        let mut object = ObjectHeaders { sse_kms_key_id: Some("k".into()), ..Default::default() };
-        assert!(headers(&object, None).is_err());
-        object.server_side_encryption = Some("AES256".into());
-        assert!(headers(&object, None).is_err());
-        object.server_side_encryption = Some("aws:kms".into());
-        assert!(headers(&object, None).is_ok());
-        object.content_encoding = Some("gzip, aws-chunked".into());
-        assert!(headers(&object, None).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn what_passes_is_within_every_limit(under in "[a-z/]{0,20}", name in "\\PC{0,400}") {
-            if let Ok(under) = prefix(&under) && key(&under, &name).is_ok() {
-                let full = join(&under, &name);
-                prop_assert!((1..=MAX_KEY_BYTES).contains(&full.len()));
-                prop_assert!(full.chars().all(in_xml));
-                prop_assert!(full.strip_prefix(under.as_str()).is_some());
-            }
-        }
-
-        #[test]
-        fn an_error_never_carries_the_whole_value(name in "\\PC{1025,1200}") {
-            let text = key("", &name).unwrap_err().to_string();
-            prop_assert!(text.len() < 1024);
-        }
-
-        #[test]
-        fn climbing_is_what_a_stack_of_segments_says(segments in proptest::collection::vec("(\\.\\.|\\.|a|)", 1..12)) {
-            let mut depth = 0_i32;
-            let mut climbed = false;
-            for segment in &segments {
-                match segment.as_str() {
-                    ".." => depth -= 1,
-                    "a" => depth += 1,
-                    _ => {}
-                }
-                climbed |= depth < 0;
-            }
-            prop_assert_eq!(climbs(&segments.join("/")), climbed);
-        }
-    }
-}
+mod tests;

@@ -67,6 +67,11 @@ impl Holds {
         })
     }
 
+    /// Whether a hold is one of these, and not of another queue.
+    pub(crate) fn owns(self: &Arc<Self>, hold: &ShutdownHold) -> bool {
+        Arc::ptr_eq(self, &hold.holds)
+    }
+
     /// No new holds; those who have one are told.
     pub(crate) fn close(&self) {
         self.state.change(|state| state.closed = true);

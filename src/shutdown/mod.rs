@@ -26,7 +26,7 @@ use crate::watched::Watched;
 pub(crate) use hold::Holds;
 pub use hold::ShutdownHold;
 pub use phases::Phase;
-pub use report::ShutdownReport;
+pub use report::{FailingTask, MAX_FAILING, ShutdownReport};
 pub(crate) use watchdog::Watchdog;
 
 /// The verbs by which shutdown knows the layers under it.
@@ -50,8 +50,9 @@ pub(crate) trait Layers: Send + Sync + 'static {
 }
 
 /// What was left when the layers were settled.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Left {
+    pub failing: Vec<FailingTask>,
     pub deferred: u64,
     pub undetermined: u64,
     pub quarantined: u64,
@@ -174,8 +175,16 @@ impl Shutdown {
         })
         .await;
         walk.phase(Phase::Stopping, async {
-            let stopped = walk_until(self, started, Phase::Stopping, false, layers.stop()).await;
-            if stopped.is_none() {
+            let grace = tokio::time::sleep(phases::grace(self.within()));
+            let stopped = walk_until(self, started, Phase::Stopping, false, async {
+                tokio::select! {
+                    biased;
+                    () = layers.stop() => true,
+                    () = grace => false,
+                }
+            })
+            .await;
+            if stopped != Some(true) {
                 layers.cut();
                 // Cut off, they come back without waiting for anything outside.
                 walk_until(self, started, Phase::Sealing, false, layers.stop()).await;
@@ -200,6 +209,7 @@ impl Shutdown {
             unknown: after.unknown - before.unknown,
             quarantined: left.quarantined,
             undetermined: left.undetermined,
+            failing: left.failing,
             late_holds,
             sealed: sealed.is_ok(),
             seal_error: sealed.err(),

@@ -44,11 +44,11 @@ impl std::fmt::Display for Phase {
 /// |---|---|---|
 /// | Quiescing | a quarter | holders were told; uploads go on meanwhile |
 /// | Draining | all but the two that follow | this is what the time is for |
-/// | Stopping | all but sealing's | a tenth, at most 2 s: requests in flight end or are given up |
+/// | Stopping | all but sealing's, and [`grace`] after it began | a tenth, at most 2 s: requests in flight end or are given up |
 /// | Sealing | all | a tenth, at most 2 s: a sync of the journal |
 #[must_use]
 pub(crate) fn over_after(phase: Phase, within: Duration) -> Duration {
-    let tail = (within / 10).min(Duration::from_secs(2));
+    let tail = grace(within);
     match phase {
         Phase::Running => Duration::ZERO,
         Phase::Quiescing => within / 4,
@@ -56,6 +56,13 @@ pub(crate) fn over_after(phase: Phase, within: Duration) -> Duration {
         Phase::Stopping => within.saturating_sub(tail),
         Phase::Sealing | Phase::Closed => within,
     }
+}
+
+/// How long requests in flight are waited for once no new one is made, however early that is:
+/// the time that draining did not use is not spent on a server that does not answer.
+#[must_use]
+pub(crate) fn grace(within: Duration) -> Duration {
+    (within / 10).min(Duration::from_secs(2))
 }
 
 #[cfg(test)]

@@ -5,7 +5,28 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::queue::task::TaskId;
+
 use super::Phase;
+
+/// The most tasks that a report names.
+pub const MAX_FAILING: usize = 100;
+
+/// A task that shutdown left, and that had failed before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FailingTask {
+    /// Its id.
+    pub task: TaskId,
+    /// Its key.
+    pub key: String,
+    /// Whether it is in quarantine; otherwise it is tried again after the next open.
+    pub quarantined: bool,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// Why it is in quarantine, or the last of those failures.
+    pub cause: String,
+}
 
 /// What a shutdown did, and what it left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +46,8 @@ pub struct ShutdownReport {
     pub unknown: u64,
     /// Tasks in quarantine.
     pub quarantined: u64,
+    /// Tasks that are left and had failed: which, and why; the first [`MAX_FAILING`].
+    pub failing: Vec<FailingTask>,
     /// Tasks of which the disk could not say whether it has them.
     pub undetermined: u64,
     /// Holds that were still held when their share of the deadline was over: name, and for how

@@ -11,6 +11,7 @@
 //!    directory is synced.
 //! 3. After a failed fsync the data is readable, is *clean*, and is lost at the next crash: a
 //!    later fsync that succeeds does not bring it.
+//!    The same with names, after a failed fsync of their directory; directories excepted.
 //! 4. A failed write may have written a part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -165,6 +166,8 @@ struct Gate {
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
     gate: Arc<Gate>,
+    /// The process that this handle belongs to, if it belongs to one.
+    process: Option<u64>,
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -516,6 +519,22 @@ impl SimFs {
         Self {
             disk: Arc::new(Mutex::new(copy)),
             gate: Arc::default(),
+            process: None,
+        }
+    }
+
+    /// A handle of one process: dead from the next crash or kill on, when every call fails. For
+    /// code on other threads, which would otherwise go on as if nothing had happened.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        let process = Some(guard(&self.disk).generation);
+        Self { process, ..self.clone() }
+    }
+
+    fn alive(&self, disk: &Disk) -> io::Result<()> {
+        match self.process {
+            Some(process) if process != disk.generation => Err(os(EIO)),
+            _ => Ok(()),
         }
     }
 
@@ -721,6 +740,7 @@ impl Drop for SimLock {
 impl SimFs {
     fn enter(&self, call: Call, path: &Path) -> io::Result<MutexGuard<'_, Disk>> {
         let mut disk = guard(&self.disk);
+        self.alive(&disk)?;
         disk.enter(call, || path.display().to_string())?;
         Ok(disk)
     }
@@ -842,6 +862,7 @@ impl Fs for SimFs {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = guard(&self.disk);
+        self.alive(&disk)?;
         let entered = disk.enter(Call::SyncDir, || path.display().to_string());
         let disk = &mut *disk;
         let mut left = Vec::new();
@@ -858,6 +879,11 @@ impl Fs for SimFs {
             }
             if entered.is_err() {
                 // As with data: gone from what is to be written, and not written.
+                let stays = matches!(&op, NameOp::Add { inode, .. }
+                    if disk.nodes.get(inode).is_some_and(|node| node.is_dir));
+                if stays {
+                    left.push(op);
+                }
                 continue;
             }
             match &op {

@@ -29,6 +29,7 @@ use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
     Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
+use crate::random::Random;
 use crate::time::WallClock;
 
 use super::keys::{Keys, Makes};
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub remote: Arc<dyn Remote>,
     pub keys: Keys,
     pub clock: WallClock,
+    pub random: Random,
     /// Cuts requests in flight off.
     pub cut: CancellationToken,
     pub capabilities: OnceCell<Capabilities>,
@@ -80,7 +82,7 @@ impl Shared {
     }
 
     pub(super) fn deadline(&self, bytes: u64) -> Duration {
-        attempt_deadline(bytes, self.config().min_rate_bytes)
+        attempt_deadline(bytes, self.config().min_rate_bytes, self.config().attempt_floor)
     }
 
     /// Makes one request, within its deadline and until it is cut off.
@@ -212,9 +214,10 @@ impl Shared {
             .capabilities
             .get_or_try_init(|| async {
                 let deadline = self.config().attempt_floor * 4;
-                let under = format!("s3-writeback-probe-{}", self.journal_prefix());
+                let under = "s3-writeback-probe";
+                let nonce = self.random.u64();
                 tokio::select! {
-                    probed = probe(self.remote(), &under, deadline) => probed.map_err(unprobed),
+                    probed = probe(self.remote(), under, nonce, deadline) => probed.map_err(unprobed),
                     () = self.cut.cancelled() => Err(cut_off("probe")),
                 }
             })

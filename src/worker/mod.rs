@@ -68,10 +68,11 @@ impl Workers {
             remote,
             keys,
             clock,
+            random,
             cut: CancellationToken::new(),
             capabilities: OnceCell::new(),
         });
-        let pool = Pool::start(Arc::clone(&shared), random, runtime);
+        let pool = Pool::start(Arc::clone(&shared), runtime);
         Arc::new(Self { pool, shared })
     }
 

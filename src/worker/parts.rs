@@ -99,6 +99,7 @@ pub(super) async fn upload(
     let options = MultipartOptions {
         concurrency: config.part_concurrency,
         min_rate: config.min_rate_bytes,
+        floor: config.attempt_floor,
         ..MultipartOptions::default()
     };
     let transfer = MultipartTransfer {

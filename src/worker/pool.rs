@@ -20,8 +20,7 @@ use crate::queue::Job;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
 use crate::queue::task::{Cause, Lane, TaskId, cut};
-use crate::queue::{Abort, TaskJob, Totals};
-use crate::random::Random;
+use crate::queue::{Abort, TaskJob};
 use crate::remote::{Class, RemoteError};
 use crate::runtime::Runtime;
 
@@ -32,16 +31,14 @@ use super::retry;
 #[derive(Debug)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    random: Random,
     workers: TaskTracker,
 }
 
 impl Pool {
     /// Starts all workers on `runtime`.
-    pub(crate) fn start(shared: Arc<Shared>, random: Random, runtime: &Runtime) -> Arc<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, runtime: &Runtime) -> Arc<Self> {
         let pool = Arc::new(Self {
             shared,
-            random,
             workers: TaskTracker::new(),
         });
         let general = pool.shared.queue.config().workers;
@@ -84,7 +81,6 @@ impl Pool {
                 Job::Load(load) => self.run_load(load).await,
                 Job::Abort(abort) => self.run_abort(abort).await,
             }
-            Totals::add(&self.shared.queue.totals.progress, 1);
         }
     }
 
@@ -175,7 +171,7 @@ impl Pool {
             config.retry_base,
             config.retry_cap,
         );
-        let drawn = self.random.up_to(ceiling);
+        let drawn = self.shared.random.up_to(ceiling);
         Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
     }
 }

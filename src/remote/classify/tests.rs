@@ -4,7 +4,14 @@ use proptest::prelude::*;
 fn verdict(operation: Operation, conditional: bool, status: u16, code: &str) -> (Class, Effect) {
     let code = (!code.is_empty()).then_some(code);
     let request = Request::new(operation).conditional(conditional);
-    let verdict = classify(request, Failure::Answer { status, code, message: "" });
+    let verdict = classify(
+        request,
+        Failure::Answer {
+            status,
+            code,
+            message: "",
+        },
+    );
     (verdict.class, verdict.effect)
 }
 
@@ -100,15 +107,29 @@ fn every_answer_that_was_measured() {
 #[test]
 fn a_lost_upload_leaves_a_completion_unknown() {
     assert_eq!(
-        verdict(Operation::CompleteMultipartUpload, false, 404, "NoSuchUpload"),
+        verdict(
+            Operation::CompleteMultipartUpload,
+            false,
+            404,
+            "NoSuchUpload"
+        ),
         (Transient, Unknown)
     );
-    assert_eq!(verdict(Operation::UploadPart, false, 404, "NoSuchUpload"), (Transient, NotApplied));
+    assert_eq!(
+        verdict(Operation::UploadPart, false, 404, "NoSuchUpload"),
+        (Transient, NotApplied)
+    );
 }
 
 #[test]
 fn a_success_with_an_error_in_it_is_unknown_whatever_the_code() {
-    for code in ["InternalError", "SlowDown", "AccessDenied", "InvalidPart", "PreconditionFailed"] {
+    for code in [
+        "InternalError",
+        "SlowDown",
+        "AccessDenied",
+        "InvalidPart",
+        "PreconditionFailed",
+    ] {
         let (_, effect) = verdict(Operation::CompleteMultipartUpload, false, 200, code);
         assert_eq!(effect, Unknown, "{code}");
     }
@@ -116,21 +137,44 @@ fn a_success_with_an_error_in_it_is_unknown_whatever_the_code() {
 
 #[test]
 fn a_key_that_is_not_there_is_a_conflict_only_for_a_condition() {
-    assert_eq!(verdict(Operation::PutObject, true, 404, "NoSuchKey").0, Conflict);
-    assert_eq!(verdict(Operation::DeleteObject, true, 404, "NoSuchKey").0, Conflict);
-    assert_eq!(verdict(Operation::UploadPart, false, 404, "NoSuchKey").0, Transient);
-    assert_eq!(verdict(Operation::GetObject, false, 404, "NoSuchKey").0, Transient);
+    assert_eq!(
+        verdict(Operation::PutObject, true, 404, "NoSuchKey").0,
+        Conflict
+    );
+    assert_eq!(
+        verdict(Operation::DeleteObject, true, 404, "NoSuchKey").0,
+        Conflict
+    );
+    assert_eq!(
+        verdict(Operation::UploadPart, false, 404, "NoSuchKey").0,
+        Transient
+    );
+    assert_eq!(
+        verdict(Operation::GetObject, false, 404, "NoSuchKey").0,
+        Transient
+    );
 }
 
 #[test]
 fn a_bad_digest_is_permanent_only_if_our_bytes_are_bad() {
-    for code in
-        ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"]
-    {
-        let failure = Failure::Answer { status: 400, code: Some(code), message: "" };
+    for code in [
+        "BadDigest",
+        "InvalidDigest",
+        "XAmzContentSHA256Mismatch",
+        "XAmzContentChecksumMismatch",
+    ] {
+        let failure = Failure::Answer {
+            status: 400,
+            code: Some(code),
+            message: "",
+        };
         let request = Request::new(Operation::PutObject);
         assert_eq!(classify(request, failure).class, Transient, "{code}");
-        assert_eq!(classify(request.body_intact(false), failure).class, Permanent, "{code}");
+        assert_eq!(
+            classify(request.body_intact(false), failure).class,
+            Permanent,
+            "{code}"
+        );
     }
 }
 
@@ -147,9 +191,18 @@ fn a_full_disk_behind_an_internal_error_is_environment() {
 
 #[test]
 fn head_answers_without_a_code() {
-    assert_eq!(verdict(Operation::HeadObject, false, 400, "").0, Environment);
-    assert_eq!(verdict(Operation::HeadObject, false, 403, "").0, Environment);
-    assert_eq!(verdict(Operation::HeadObject, false, 301, "").0, Environment);
+    assert_eq!(
+        verdict(Operation::HeadObject, false, 400, "").0,
+        Environment
+    );
+    assert_eq!(
+        verdict(Operation::HeadObject, false, 403, "").0,
+        Environment
+    );
+    assert_eq!(
+        verdict(Operation::HeadObject, false, 301, "").0,
+        Environment
+    );
     assert_eq!(verdict(Operation::HeadObject, false, 503, "").0, Throttle);
     assert_eq!(verdict(Operation::GetObject, false, 400, "").0, Transient);
 }
@@ -173,8 +226,16 @@ fn every_transport_failure() {
     for &(kind, class, effect) in rows {
         for operation in Operation::ALL {
             let verdict = classify(Request::new(operation), Failure::Transport(kind));
-            let effect = if operation.is_write() { effect } else { NotApplied };
-            assert_eq!((verdict.class, verdict.effect), (class, effect), "{kind:?} {operation:?}");
+            let effect = if operation.is_write() {
+                effect
+            } else {
+                NotApplied
+            };
+            assert_eq!(
+                (verdict.class, verdict.effect),
+                (class, effect),
+                "{kind:?} {operation:?}"
+            );
         }
     }
 }
@@ -195,7 +256,11 @@ fn every_row_can_be_reached() {
             Code::Any => Some("NeverHeardOf".to_owned()),
         };
         let status = if at + 1 == ROWS.len() { 599 } else { status };
-        let message = if row.when == When::NoSpace { "no space left on device" } else { "" };
+        let message = if row.when == When::NoSpace {
+            "no space left on device"
+        } else {
+            ""
+        };
         let operation = match row.when {
             When::Complete => Operation::CompleteMultipartUpload,
             When::Head => Operation::HeadObject,
@@ -204,7 +269,9 @@ fn every_row_can_be_reached() {
         let request = Request::new(operation)
             .conditional(row.when == When::ConditionalWrite)
             .body_intact(row.when != When::BodyBad);
-        let found = ROWS.iter().position(|r| r.fits(request, status, said.as_deref(), message));
+        let found = ROWS
+            .iter()
+            .position(|r| r.fits(request, status, said.as_deref(), message));
         assert_eq!(found, Some(at), "{row:?}");
     }
 }

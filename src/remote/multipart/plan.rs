@@ -31,7 +31,10 @@ impl PartPlan {
         }
         validate::object(total)?;
         let least = total.div_ceil(MAX_PARTS).next_multiple_of(GRAIN);
-        Ok(Self { total, part_size: wanted.max(least) })
+        Ok(Self {
+            total,
+            part_size: wanted.max(least),
+        })
     }
 
     /// The size of the object in bytes.
@@ -59,7 +62,9 @@ impl PartPlan {
         if number < 1 || number > self.parts() {
             return None;
         }
-        let first = u64::try_from(number - 1).ok()?.checked_mul(self.part_size)?;
+        let first = u64::try_from(number - 1)
+            .ok()?
+            .checked_mul(self.part_size)?;
         Some((first, self.part_size.min(self.total.checked_sub(first)?)))
     }
 }
@@ -76,13 +81,19 @@ mod tests {
         assert_eq!(parts(0, MIN_PART_BYTES), Ok(1));
         assert_eq!(parts(MIN_PART_BYTES, MIN_PART_BYTES), Ok(1));
         assert_eq!(parts(MIN_PART_BYTES + 1, MIN_PART_BYTES), Ok(2));
-        assert_eq!(parts(MIN_PART_BYTES * MAX_PARTS, MIN_PART_BYTES), Ok(10_000));
+        assert_eq!(
+            parts(MIN_PART_BYTES * MAX_PARTS, MIN_PART_BYTES),
+            Ok(10_000)
+        );
         assert!(parts(MAX_OBJECT_BYTES, MIN_PART_BYTES).is_ok_and(|parts| parts <= 10_000));
         assert!(parts(MAX_OBJECT_BYTES + 1, MIN_PART_BYTES).is_err());
         assert!(parts(1, MIN_PART_BYTES - 1).is_err());
         assert!(parts(1, MAX_PUT_BYTES + 1).is_err());
         let empty = PartPlan::for_size(0, MIN_PART_BYTES).unwrap();
-        assert_eq!((empty.range(0), empty.range(1), empty.range(2)), (None, Some((0, 0)), None));
+        assert_eq!(
+            (empty.range(0), empty.range(1), empty.range(2)),
+            (None, Some((0, 0)), None)
+        );
     }
 
     proptest! {

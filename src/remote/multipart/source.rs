@@ -17,7 +17,9 @@ pub trait PartSource: Send + Sync {
 impl PartSource for Bytes {
     fn read(&self, offset: u64, length: u64) -> BoxFuture<'_, io::Result<Bytes>> {
         let start = usize::try_from(offset).ok();
-        let end = offset.checked_add(length).and_then(|end| usize::try_from(end).ok());
+        let end = offset
+            .checked_add(length)
+            .and_then(|end| usize::try_from(end).ok());
         let range = start.zip(end).filter(|(_, end)| *end <= self.len());
         let result = match range {
             Some((start, end)) => Ok(self.slice(start..end)),

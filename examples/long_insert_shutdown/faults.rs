@@ -1,0 +1,80 @@
+//! What the embedded server does wrong, and when.
+
+use std::time::Duration;
+
+use s3_writeback::testing::{Action, FaultPlan, FaultRule, Operation};
+use tokio::task::JoinHandle;
+
+use crate::options::Fault;
+
+/// How often `--fault errors` strikes.
+const EVERY: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(200);
+
+/// The faults of a run, as long as it lives.
+pub struct Weather {
+    plan: FaultPlan,
+    changes: Option<JoinHandle<()>>,
+}
+
+impl Weather {
+    /// Starts what goes wrong while rows are inserted for `inserting`.
+    pub fn start(plan: FaultPlan, fault: Fault, inserting: Duration) -> Self {
+        let changes = match fault {
+            Fault::None | Fault::HangAtShutdown => None,
+            Fault::Slow => {
+                plan.add(FaultRule::new(Action::Delay(SLOW)).on(Operation::PutObject));
+                None
+            }
+            Fault::Errors => Some(tokio::spawn(errors(plan.clone()))),
+            Fault::Hang => Some(tokio::spawn(hang(plan.clone(), inserting / 3))),
+        };
+        Self { plan, changes }
+    }
+
+    /// Called just before shutdown begins.
+    pub fn shutdown_begins(&self, fault: Fault) {
+        if fault == Fault::HangAtShutdown {
+            self.plan.hang_all();
+        }
+    }
+
+    /// S3 is well from here on.
+    pub fn clear(&mut self) {
+        if let Some(changes) = self.changes.take() {
+            changes.abort();
+        }
+        self.plan.clear();
+    }
+}
+
+impl Drop for Weather {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// One fault at a time, of one kind after the other. Never ends: it goes with its handle.
+async fn errors(plan: FaultPlan) {
+    let kinds = [
+        FaultRule::slow_down(),
+        FaultRule::internal_error(),
+        FaultRule::reset(),
+        FaultRule::reset().after_effect(),
+    ];
+    let mut tick = tokio::time::interval(EVERY);
+    let mut last = None;
+    for kind in kinds.into_iter().cycle() {
+        tick.tick().await;
+        // A rule that met no request meanwhile must not pile up.
+        last.map(|rule| plan.remove(rule));
+        last = Some(plan.add(kind.on(Operation::PutObject).once()));
+    }
+}
+
+async fn hang(plan: FaultPlan, third: Duration) {
+    tokio::time::sleep(third).await;
+    let rule = plan.hang_all();
+    tokio::time::sleep(third).await;
+    plan.remove(rule);
+}

@@ -1,0 +1,208 @@
+//! The main job: long inserts, then a shutdown, then the proof that nothing was lost.
+//!
+//! ```text
+//! cargo run --release --example long_insert_shutdown
+//! ```
+//!
+//! Writers insert rows into a small log-structured engine that keeps its segments in S3 through
+//! an `UploadQueue`. After `--seconds` a token is cancelled, the engine hands over its last
+//! partial segment and its manifest through a shutdown hold, and the queue drains, stops and
+//! seals. Then a plain `aws-sdk-s3` client reads the bucket and every acknowledged row is looked
+//! for. Where S3 was away at the end, the directory is opened a second time first.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `options` | the command line |
+//! | `row` | how a row follows from its id, and its format |
+//! | `log` | segments on the local disk |
+//! | `engine` | group commit, and how the engine ends |
+//! | `shipper` | sealed segments to the queue, with a hold and receipts |
+//! | `writers`, `acks` | who inserts, and what was acknowledged |
+//! | `world`, `faults` | the S3, and what it does wrong |
+//! | `life` | from open to the end of shutdown |
+//! | `verify`, `report` | the proof, and what is told |
+//!
+//! To use the crate in an engine of your own, `shipper` and `life` are the ones to read.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the bans are the library's: an engine brings its own tasks and threads"
+)]
+
+mod acks;
+mod engine;
+mod failure;
+mod faults;
+mod life;
+mod log;
+mod options;
+mod progress;
+mod report;
+mod row;
+mod shipper;
+mod verify;
+mod world;
+mod writers;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use tokio::time::Instant;
+use tracing_subscriber::EnvFilter;
+
+use acks::{Acknowledged, Acks};
+use failure::Failure;
+use faults::Weather;
+use life::{Ended, Life};
+use options::Cli;
+use report::Report;
+use world::World;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(text) = cli.validate() {
+        Cli::command()
+            .error(clap::error::ErrorKind::ValueValidation, text)
+            .exit();
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run(&cli).await.and_then(|report| tell(&cli, &report)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints the report; whether the run was good.
+fn tell(cli: &Cli, report: &Report) -> Result<bool, Failure> {
+    let mut text = report.text();
+    if cli.json {
+        let json = serde_json::to_string(report);
+        text.push_str(&json.map_err(|error| Failure::io("the report", error.into()))?);
+        text.push('\n');
+    }
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::io("standard output", error))?;
+    Ok(report.is_good())
+}
+
+async fn run(cli: &Cli) -> Result<Report, Failure> {
+    let started = Instant::now();
+    // Removed when dropped, which is after everything that uses it has ended.
+    let (_temporary, dir): (_, PathBuf) = match &cli.dir {
+        Some(dir) => (None, dir.clone()),
+        None => {
+            let dir =
+                tempfile::tempdir().map_err(|error| Failure::io("a temporary directory", error))?;
+            let path = dir.path().to_owned();
+            (Some(dir), path)
+        }
+    };
+    let world = World::start(cli, &dir.join("s3")).await?;
+    let mut report = Report::default();
+    let (first, acknowledged, mut weather) = if cli.resume {
+        resume(cli, &world, &dir).await?
+    } else {
+        insert(cli, &world, &dir).await?
+    };
+    report.add_life(&first);
+    // S3 is well again.
+    if let Some(weather) = &mut weather {
+        weather.clear();
+    }
+    if first.owes() {
+        let mut life = Life::open(cli, &world, &dir).await?;
+        life.catch_up(cli.drain_within).await?;
+        report.add_life(&life.end().await?);
+    }
+    if let Some(puts) = world.puts() {
+        report.puts = puts;
+    }
+    let verdict = verify::verify(&world.bucket(), &acknowledged).await?;
+    report.add_verdict(acknowledged.total(), &verdict);
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    report.seconds = started.elapsed().as_secs_f64();
+    if let Some(server) = &world.server {
+        server.stop().await;
+    }
+    Ok(report)
+}
+
+type First = (Ended, Acknowledged, Option<Weather>);
+
+/// The life that inserts.
+async fn insert(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> {
+    world.bucket().must_be_empty().await?;
+    let life = Life::open(cli, world, dir).await?;
+    if life.engine.had_rows() {
+        life.end().await?;
+        return Err(Failure::Usage(format!(
+            "{} has rows of an earlier run: give --resume, or another --dir",
+            dir.display()
+        )));
+    }
+    let acks = Acks::start(cli.ack_log.as_deref(), cli.seed, cli.row_bytes, cli.writers)?;
+    let acks = Arc::new(acks);
+    let inserting = Duration::from_secs(cli.seconds);
+    let weather = world
+        .server
+        .as_ref()
+        .map(|server| Weather::start(server.faults().clone(), cli.fault, inserting));
+    let writers = writers::start(cli, &life.engine.commits(), &acks);
+    let bar = progress::show(inserting, Arc::clone(&acks), life.queue.clone());
+    // Whichever comes first: the end of the time, or somebody who starts the shutdown by hand.
+    tokio::select! {
+        () = bar => {}
+        () = life.token.cancelled() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    if let Some(weather) = &weather {
+        weather.shutdown_begins(cli.fault);
+    }
+    let hurry = on_second_signal(&life);
+    let (ended, stopped) = tokio::join!(life.end(), writers::stopped(writers));
+    hurry.abort();
+    stopped?;
+    let acknowledged = Acknowledged {
+        seed: cli.seed,
+        row_bytes: cli.row_bytes,
+        rows: acks.rows(),
+    };
+    Ok((ended?, acknowledged, weather))
+}
+
+/// Once shutdown is under way, one more ctrl-c moves it to its end.
+fn on_second_signal(life: &Life) -> tokio::task::JoinHandle<()> {
+    let queue = life.queue.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            queue.hurry();
+        }
+    })
+}
+
+/// The life that inserts nothing.
+async fn resume(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> {
+    let acknowledged = match &cli.ack_log {
+        Some(path) => acks::read(path)?,
+        None => return Err(Failure::Usage("--resume needs --ack-log".to_owned())),
+    };
+    let mut life = Life::open(cli, world, dir).await?;
+    life.catch_up(cli.drain_within).await?;
+    Ok((life.end().await?, acknowledged, None))
+}

@@ -1,0 +1,540 @@
+//! The production remote: each method one request over `aws-sdk-s3`.
+//!
+//! Owns: the client and how it is set up, what goes into each request, what comes out of each
+//! answer. Does not own: retries (there are none here), attempt deadlines (the layer above has
+//! them), what an error means ([`super::classify`]).
+//!
+//! 1. One call is one attempt: the SDK's retries are off, whatever the host's environment says.
+//! 2. The checksum is the caller's, sent as a header with the bytes; never `aws-chunked`, never a
+//!    trailer.
+//! 3. An answer counts only if it is whole: a body shorter than promised, or a checksum that is
+//!    not the one that was sent, is an error.
+//! 4. Credentials are in no error, log or `Debug` of ours.
+
+mod body;
+mod builder;
+mod connect;
+mod error;
+mod http;
+mod identity;
+mod read;
+mod wire;
+
+use std::sync::Arc;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
+    EncodingType,
+};
+
+use super::classify::{Operation, Request};
+use super::validate;
+use super::{
+    CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
+    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
+    UploadPart,
+};
+
+use body::Framed;
+pub use builder::{PayloadSigning, S3Builder};
+pub use connect::ConnectError;
+use error::{fail, status_of};
+use identity::RefreshableCache;
+use read::{collect, of_range};
+use wire::{
+    check, conditions, confirmed, decoded, encoded, encryption, listed_key, metadata, quoted, size,
+    storage_class, system_time, total_of, unquoted, unreadable, write_id_of,
+};
+
+/// The most pages that one listing of unfinished uploads reads.
+const MAX_UPLOAD_PAGES: usize = 10;
+
+/// One bucket and prefix on S3, or on what speaks its protocol.
+///
+/// Clones share the client, its connections and its credentials.
+#[derive(Clone)]
+pub struct S3Remote {
+    client: Client,
+    bucket: String,
+    prefix: String,
+    owner: Option<String>,
+    signing: PayloadSigning,
+    identity: Arc<RefreshableCache>,
+    credentials: Option<aws_credential_types::provider::SharedCredentialsProvider>,
+    region: Option<String>,
+    check_bucket: bool,
+}
+
+impl std::fmt::Debug for S3Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3Remote")
+            .field("at", &self.describe())
+            .finish_non_exhaustive()
+    }
+}
+
+impl S3Remote {
+    /// Begins to set one up. Credentials, region and endpoint come from `config`; its retries,
+    /// timeouts and checksum settings do not count.
+    #[must_use]
+    pub fn builder(config: &aws_config::SdkConfig) -> S3Builder {
+        S3Builder::new(config)
+    }
+
+    /// The bucket.
+    #[must_use]
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The prefix, without a `/` at its end; may be empty.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn full(&self, key: &str) -> String {
+        validate::join(&self.prefix, key)
+    }
+
+    /// A key of ours as its caller knows it; `None` where it is not under the prefix.
+    fn relative<'k>(&self, key: &'k str) -> Option<&'k str> {
+        if self.prefix.is_empty() {
+            return Some(key);
+        }
+        key.strip_prefix(self.prefix.as_str())?.strip_prefix('/')
+    }
+
+    async fn put_object(&self, put: PutRequest) -> Result<ObjectInfo, RemoteError> {
+        let request = Request::new(Operation::PutObject).conditional(put.condition.is_some());
+        check(request, validate::key(&self.prefix, &put.key))?;
+        check(request, validate::body(put.body.len() as u64))?;
+        check(
+            request,
+            validate::headers(&put.headers, put.write_id.as_deref()),
+        )?;
+        let (if_match, if_none_match) = conditions(put.condition.as_ref());
+        let sent = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.full(&put.key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .set_if_match(if_match)
+            .set_if_none_match(if_none_match)
+            .checksum_crc64_nvme(encoded(put.checksum))
+            .set_content_type(put.headers.content_type.clone())
+            .set_content_encoding(put.headers.content_encoding.clone())
+            .set_cache_control(put.headers.cache_control.clone())
+            .set_storage_class(storage_class(&put.headers))
+            .set_server_side_encryption(encryption(&put.headers))
+            .set_ssekms_key_id(put.headers.sse_kms_key_id.clone())
+            .set_metadata(metadata(&put.headers, put.write_id.as_deref()))
+            .body(ByteStream::from(put.body.clone()))
+            .customize()
+            .interceptor(Framed::new(put.body.clone(), self.signing))
+            .send()
+            .await;
+        let intact = || Crc64::of(&put.body) == put.checksum;
+        let done = sent.map_err(|error| fail(request, error, intact))?;
+        let checksum = confirmed(request, put.checksum, done.checksum_crc64_nvme())?;
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        Ok(ObjectInfo {
+            etag: unquoted(etag),
+            size: put.body.len() as u64,
+            checksum,
+            write_id: put.write_id,
+            last_modified: None,
+        })
+    }
+
+    async fn get_object(&self, get: GetRequest) -> Result<Option<GetResponse>, RemoteError> {
+        let request = Request::new(Operation::GetObject);
+        check(request, validate::key(&self.prefix, &get.key))?;
+        let mut call = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.full(&get.key))
+            .set_expected_bucket_owner(self.owner.clone());
+        match get.range {
+            Some((first, length)) => {
+                check(request, validate::range(first, length))?;
+                call = call.range(format!("bytes={first}-{}", first + (length - 1)));
+            }
+            // Of a range there is no checksum to check.
+            None => call = call.checksum_mode(ChecksumMode::Enabled),
+        }
+        let got = match call.send().await {
+            Ok(got) => got,
+            Err(error) => {
+                let error = fail(request, error, || true);
+                return if error.has_code("NoSuchKey") {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
+            }
+        };
+        let promised = size(got.content_length());
+        let total = total_of(got.content_range()).or(promised);
+        let partial = got.content_range().is_some();
+        let etag = got
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let info = ObjectInfo {
+            etag: unquoted(etag),
+            size: total.unwrap_or_default(),
+            checksum: decoded(got.checksum_crc64_nvme()),
+            write_id: write_id_of(got.metadata()),
+            last_modified: system_time(got.last_modified()),
+        };
+        let body = collect(request, got.body, promised).await?;
+        let size = total.unwrap_or(body.len() as u64);
+        let body = match get.range {
+            None => body,
+            Some(range) => of_range(request, body, range, size, partial)?,
+        };
+        Ok(Some(GetResponse {
+            body,
+            info: ObjectInfo { size, ..info },
+        }))
+    }
+
+    async fn head_object(&self, key: String) -> Result<Option<ObjectInfo>, RemoteError> {
+        let request = Request::new(Operation::HeadObject);
+        check(request, validate::key(&self.prefix, &key))?;
+        let sent = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.full(&key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .checksum_mode(ChecksumMode::Enabled)
+            .send()
+            .await;
+        let head = match sent {
+            Ok(head) => head,
+            // Without a body there is no code: a missing bucket looks the same. Whoever then
+            // writes is told so.
+            Err(error) if status_of(&error) == Some(404) => return Ok(None),
+            Err(error) => return Err(fail(request, error, || true)),
+        };
+        let etag = head
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let size = size(head.content_length()).ok_or_else(|| unreadable(request, "no length"))?;
+        Ok(Some(ObjectInfo {
+            etag: unquoted(etag),
+            size,
+            checksum: decoded(head.checksum_crc64_nvme()),
+            write_id: write_id_of(head.metadata()),
+            last_modified: system_time(head.last_modified()),
+        }))
+    }
+
+    async fn delete_object(&self, key: String, if_match: Option<ETag>) -> Result<(), RemoteError> {
+        let conditional = if_match.is_some();
+        let request = Request::new(Operation::DeleteObject).conditional(conditional);
+        check(request, validate::key(&self.prefix, &key))?;
+        let sent = self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.full(&key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .set_if_match(if_match.as_ref().map(quoted))
+            .send()
+            .await;
+        match sent.map_err(|error| fail(request, error, || true)) {
+            Ok(_) => Ok(()),
+            // Some servers say so where S3 says 204.
+            Err(error) if !conditional && error.has_code("NoSuchKey") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_objects(
+        &self,
+        prefix: String,
+        from: Option<String>,
+    ) -> Result<ListPage, RemoteError> {
+        let request = Request::new(Operation::ListObjectsV2);
+        let sent = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(self.full(&prefix))
+            .set_continuation_token(from)
+            .encoding_type(EncodingType::Url)
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await;
+        let listed = sent.map_err(|error| fail(request, error, || true))?;
+        let mut page = ListPage::default();
+        for object in listed.contents() {
+            let key = object
+                .key()
+                .and_then(|key| listed_key(key, listed.encoding_type()));
+            let key = key.ok_or_else(|| unreadable(request, "a key that cannot be read"))?;
+            // A server that lists what was not asked for is not believed.
+            let Some(relative) = self.relative(&key) else {
+                continue;
+            };
+            let info = ObjectInfo {
+                etag: unquoted(object.e_tag().unwrap_or_default()),
+                size: size(object.size()).unwrap_or_default(),
+                checksum: None,
+                write_id: None,
+                last_modified: system_time(object.last_modified()),
+            };
+            page.objects.push((relative.to_owned(), info));
+        }
+        if listed.is_truncated().unwrap_or(false) {
+            let next = listed.next_continuation_token();
+            let next = next.ok_or_else(|| unreadable(request, "more pages, and no way to them"))?;
+            page.next = Some(next.to_owned());
+        }
+        Ok(page)
+    }
+
+    async fn create(&self, create: CreateMultipart) -> Result<String, RemoteError> {
+        let request = Request::new(Operation::CreateMultipartUpload);
+        check(request, validate::key(&self.prefix, &create.key))?;
+        check(
+            request,
+            validate::headers(&create.headers, create.write_id.as_deref()),
+        )?;
+        let sent = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(&create.key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .checksum_type(ChecksumType::FullObject)
+            .set_content_type(create.headers.content_type.clone())
+            .set_content_encoding(create.headers.content_encoding.clone())
+            .set_cache_control(create.headers.cache_control.clone())
+            .set_storage_class(storage_class(&create.headers))
+            .set_server_side_encryption(encryption(&create.headers))
+            .set_ssekms_key_id(create.headers.sse_kms_key_id.clone())
+            .set_metadata(metadata(&create.headers, create.write_id.as_deref()))
+            .send()
+            .await;
+        let created = sent.map_err(|error| fail(request, error, || true))?;
+        match created.upload_id() {
+            Some(id) if !id.is_empty() => Ok(id.to_owned()),
+            _ => Err(unreadable(request, "no upload id")),
+        }
+    }
+
+    async fn upload(&self, part: UploadPart) -> Result<PartInfo, RemoteError> {
+        let request = Request::new(Operation::UploadPart);
+        check(request, validate::key(&self.prefix, &part.key))?;
+        check(request, validate::part(part.number, part.body.len() as u64))?;
+        let sent = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(self.full(&part.key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .upload_id(&part.upload_id)
+            .part_number(part.number)
+            .checksum_crc64_nvme(encoded(part.checksum))
+            .body(ByteStream::from(part.body.clone()))
+            .customize()
+            .interceptor(Framed::new(part.body.clone(), self.signing))
+            .send()
+            .await;
+        let intact = || Crc64::of(&part.body) == part.checksum;
+        let done = sent.map_err(|error| fail(request, error, intact))?;
+        confirmed(request, part.checksum, done.checksum_crc64_nvme())?;
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        Ok(PartInfo {
+            number: part.number,
+            etag: unquoted(etag),
+            checksum: part.checksum,
+        })
+    }
+
+    async fn complete(&self, complete: CompleteMultipart) -> Result<ObjectInfo, RemoteError> {
+        let request = Request::new(Operation::CompleteMultipartUpload)
+            .conditional(complete.condition.is_some());
+        check(request, validate::key(&self.prefix, &complete.key))?;
+        check(request, validate::object(complete.size))?;
+        let (if_match, if_none_match) = conditions(complete.condition.as_ref());
+        let parts = complete.parts.iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(part.number)
+                .e_tag(quoted(&part.etag))
+                .checksum_crc64_nvme(encoded(part.checksum))
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.collect()))
+            .build();
+        let sent = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(&complete.key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .upload_id(&complete.upload_id)
+            .set_if_match(if_match)
+            .set_if_none_match(if_none_match)
+            .checksum_crc64_nvme(encoded(complete.checksum))
+            .checksum_type(ChecksumType::FullObject)
+            .set_mpu_object_size(i64::try_from(complete.size).ok())
+            .multipart_upload(parts)
+            .send()
+            .await;
+        let done = sent.map_err(|error| fail(request, error, || true))?;
+        let checksum = confirmed(request, complete.checksum, done.checksum_crc64_nvme())?;
+        let etag = done
+            .e_tag()
+            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        Ok(ObjectInfo {
+            etag: unquoted(etag),
+            size: complete.size,
+            checksum,
+            write_id: None,
+            last_modified: None,
+        })
+    }
+
+    async fn abort(&self, key: String, upload_id: String) -> Result<(), RemoteError> {
+        let request = Request::new(Operation::AbortMultipartUpload);
+        check(request, validate::key(&self.prefix, &key))?;
+        let sent = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(&key))
+            .set_expected_bucket_owner(self.owner.clone())
+            .upload_id(upload_id)
+            .send()
+            .await;
+        match sent.map_err(|error| fail(request, error, || true)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.has_code("NoSuchUpload") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The uploads of one key: those of keys that merely begin like it follow it in the listing,
+    /// so that the first of them ends the search.
+    async fn uploads_of(&self, key: String) -> Result<Vec<MultipartUpload>, RemoteError> {
+        let request = Request::new(Operation::ListMultipartUploads);
+        check(request, validate::key(&self.prefix, &key))?;
+        let full = self.full(&key);
+        let mut found = Vec::new();
+        let (mut key_marker, mut id_marker) = (None, None);
+        for _ in 0..MAX_UPLOAD_PAGES {
+            let sent = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(&full)
+                .set_key_marker(key_marker.take())
+                .set_upload_id_marker(id_marker.take())
+                .encoding_type(EncodingType::Url)
+                .set_expected_bucket_owner(self.owner.clone())
+                .send()
+                .await;
+            let page = sent.map_err(|error| fail(request, error, || true))?;
+            let encoding = page.encoding_type();
+            let mut beyond = false;
+            for upload in page.uploads() {
+                let listed = upload.key().and_then(|key| listed_key(key, encoding));
+                let listed = listed.ok_or_else(|| unreadable(request, "no key"))?;
+                if listed != full {
+                    beyond = true;
+                    continue;
+                }
+                let id = upload
+                    .upload_id()
+                    .ok_or_else(|| unreadable(request, "no upload id"))?;
+                found.push(MultipartUpload {
+                    key: key.clone(),
+                    upload_id: id.to_owned(),
+                    initiated: system_time(upload.initiated()),
+                });
+            }
+            if beyond || !page.is_truncated().unwrap_or(false) {
+                break;
+            }
+            key_marker = page
+                .next_key_marker()
+                .and_then(|key| listed_key(key, encoding));
+            id_marker = page.next_upload_id_marker().map(str::to_owned);
+            if key_marker.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Remote for S3Remote {
+    fn put(&self, request: PutRequest) -> RemoteFuture<'_, ObjectInfo> {
+        Box::pin(self.put_object(request))
+    }
+
+    fn get(&self, request: GetRequest) -> RemoteFuture<'_, Option<GetResponse>> {
+        Box::pin(self.get_object(request))
+    }
+
+    fn head(&self, key: &str) -> RemoteFuture<'_, Option<ObjectInfo>> {
+        Box::pin(self.head_object(key.to_owned()))
+    }
+
+    fn delete(&self, key: &str, if_match: Option<ETag>) -> RemoteFuture<'_, ()> {
+        Box::pin(self.delete_object(key.to_owned(), if_match))
+    }
+
+    fn list(&self, prefix: &str, from: Option<String>) -> RemoteFuture<'_, ListPage> {
+        Box::pin(self.list_objects(prefix.to_owned(), from))
+    }
+
+    fn create_multipart(&self, request: CreateMultipart) -> RemoteFuture<'_, String> {
+        Box::pin(self.create(request))
+    }
+
+    fn upload_part(&self, request: UploadPart) -> RemoteFuture<'_, PartInfo> {
+        Box::pin(self.upload(request))
+    }
+
+    fn complete_multipart(&self, request: CompleteMultipart) -> RemoteFuture<'_, ObjectInfo> {
+        Box::pin(self.complete(request))
+    }
+
+    fn abort_multipart(&self, key: &str, upload_id: &str) -> RemoteFuture<'_, ()> {
+        Box::pin(self.abort(key.to_owned(), upload_id.to_owned()))
+    }
+
+    fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
+        Box::pin(self.uploads_of(key.to_owned()))
+    }
+
+    fn refresh_credentials(&self) {
+        self.identity.refresh();
+    }
+
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn describe(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests;
