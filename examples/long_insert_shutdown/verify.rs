@@ -15,7 +15,7 @@ use crate::shipper::{self, Keys};
 use crate::world::Bucket;
 
 /// Segments that are fetched ahead of the one that is read.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 /// Faults that are told one by one.
 const TOLD: usize = 10;
 
