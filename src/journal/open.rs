@@ -374,8 +374,8 @@ impl Core {
             return Ok(());
         };
         match self.write_opening(shared, &opening) {
-            Ok(()) => {
-                self.tidy(shared, &opening);
+            Ok(first) => {
+                self.tidy(shared, &opening, first);
                 Ok(())
             }
             Err(stall) => {
@@ -386,7 +386,8 @@ impl Core {
         }
     }
 
-    fn write_opening(&mut self, shared: &Shared, opening: &Opening) -> Result<(), Stall> {
+    /// Returns the number of the segment that has the tail now: it may have been left already.
+    fn write_opening(&mut self, shared: &Shared, opening: &Opening) -> Result<u64, Stall> {
         let copies = self.read_tail(shared, opening).map_err(|error| {
             Stall::Failed(super::error::JournalFailure::new(
                 "reading",
@@ -402,6 +403,7 @@ impl Core {
         };
         let copied = !copies.is_empty();
         self.write_first(shared, &start, copies)?;
+        let first = self.mark.segment;
         if copied {
             // Proves that the copies are durable: the next open need not copy them again.
             let highest = shared.inbox.lock().next - 1;
@@ -412,7 +414,7 @@ impl Core {
                 Err(failed @ Stall::Failed(_)) => return Err(failed),
             }
         }
-        Ok(())
+        Ok(first)
     }
 
     fn read_tail(&self, shared: &Shared, opening: &Opening) -> io::Result<Vec<Record>> {
@@ -435,20 +437,16 @@ impl Core {
         Ok(copies)
     }
 
-    /// Removes what the new segment has made superfluous.
-    fn tidy(&mut self, shared: &Shared, opening: &Opening) {
+    /// Removes what the new segment, `first`, has made superfluous.
+    fn tidy(&mut self, shared: &Shared, opening: &Opening, first: u64) {
         let mark = opening.mark.segment;
-        let current = self
-            .active
-            .as_ref()
-            .map_or(u64::MAX, |active| active.number);
         let gone: Vec<u64> = {
             let index = shared.index.lock();
             let numbers = index.segments.values().filter(|segment| segment.live == 0);
             numbers
                 .map(|segment| segment.number)
                 .filter(|number| {
-                    (*number > mark || (*number == mark && opening.mark_only)) && *number < current
+                    (*number > mark || (*number == mark && opening.mark_only)) && *number < first
                 })
                 .collect()
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use s3_writeback::journal::{Append, Journal, Payload, StageSource};
 use s3_writeback::testing::fs::{Call, EIO, EMFILE, ENOSPC, Fault, SimFs};
 
-use super::model::{Model, Sink, driven, open, options, text, try_open};
+use super::model::{Model, Sink, driven, open, options, segments, text, try_open};
 
 /// Opens, writes inline and in files, notes, ends, rolls segments, reclaims, seals.
 fn workload(fs: &SimFs, model: &mut Model, sink: &Sink) -> Option<Journal> {
@@ -148,6 +148,58 @@ fn c9_an_open_without_room_waits_for_it() {
     drop(journal);
     fs.crash(3);
     assert_eq!(open(&fs, 3).1.owners, vec![]);
+}
+
+/// A journal in which one owner began and durably ended, after notes of `bytes` in all; and whether
+/// the end was the first record of a segment.
+fn ended_after(bytes: usize) -> (SimFs, bool) {
+    let fs = SimFs::new();
+    let (journal, _) = open(&fs, 1);
+    // Live, so that the first segment is not reclaimed.
+    for n in 0..5 {
+        journal.append(Append::begin(1, text(n, 400), Payload::None)).unwrap();
+    }
+    let owner = journal.append(Append::begin(1, "one", Payload::None)).unwrap();
+    for at in (0..bytes).step_by(500) {
+        journal.append(Append::note(2, owner, 0, text(1, (bytes - at).min(500)))).unwrap();
+        journal.drive();
+    }
+    let before = segments(&fs).pop();
+    let end = journal.append(Append::end(1, owner, "")).unwrap();
+    journal.drive();
+    assert_eq!(journal.durable(), end);
+    let first = segments(&fs).pop() > before;
+    drop(journal);
+    (fs, first)
+}
+
+/// What ended durably stays ended, whichever call of the next open fails, once or for ever, and
+/// the power goes after it: that open copies the record of the end, and what it tidies up behind
+/// the copy is never the copy itself.
+#[test]
+fn e11_an_open_that_is_cut_short_brings_nothing_back() {
+    let rolls = (0..2000).step_by(8).find(|bytes| ended_after(*bytes).1).expect("one fits");
+    for bytes in [0, rolls] {
+        for forever in [false, true] {
+            for after in 0.. {
+                let what = format!("{bytes} bytes, call {after}, for ever: {forever}");
+                let (fs, _) = ended_after(bytes);
+                fs.crash(after);
+                let before = fs.total();
+                fs.fail(Fault { call: None, after, errno: ENOSPC, forever });
+                let opened = try_open(&fs, 2);
+                let calls = fs.total() - before;
+                fs.heal();
+                drop(opened);
+                fs.crash(after + 1);
+                assert_eq!(open(&fs, 3).1.owners.len(), 5, "{what}");
+                if after > calls {
+                    assert!(after > 20, "the open did something: {after}");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// E20, C9: the disk is full, for good, with thousands of uploads to acknowledge: all of them
