@@ -28,18 +28,30 @@ fn config(dir: &Path) -> Config {
 }
 
 fn open(config: Config, remote: SimRemote) -> UploadQueue {
-    UploadQueue::builder(config, Arc::new(remote)).open().wait().expect("opens")
+    UploadQueue::builder(config, Arc::new(remote))
+        .open()
+        .wait()
+        .expect("opens")
 }
 
 /// A directory in memory, where the machine has one: what is left then is CPU.
 fn in_memory() -> TempDir {
     let shm = Path::new("/dev/shm");
-    if shm.is_dir() { TempDir::new_in(shm) } else { TempDir::new() }.expect("a directory")
+    if shm.is_dir() {
+        TempDir::new_in(shm)
+    } else {
+        TempDir::new()
+    }
+    .expect("a directory")
 }
 
 fn close(queue: &UploadQueue) {
     queue.hurry();
-    queue.shutdown().within(Duration::from_secs(60)).wait().expect("closes");
+    queue
+        .shutdown()
+        .within(Duration::from_secs(60))
+        .wait()
+        .expect("closes");
 }
 
 /// One submit: admitted, in the table, on its way to the journal; not waited for.
@@ -53,12 +65,17 @@ fn submit(c: &mut Criterion) {
                 let dir = in_memory();
                 let queue = open(config(&dir.path().join("q")), SimRemote::new());
                 queue.pause(PauseWhat::Uploads);
-                let keys: Vec<_> = (0..left.min(AT_ONCE)).map(|n| format!("wal/{n:08}")).collect();
+                let keys: Vec<_> = (0..left.min(AT_ONCE))
+                    .map(|n| format!("wal/{n:08}"))
+                    .collect();
                 left -= keys.len() as u64;
                 let started = Instant::now();
                 for key in keys {
                     let body = bytes::Bytes::from_static(&RECORD);
-                    queue.submit(key, body, Options::default()).now().expect("admitted");
+                    queue
+                        .submit(key, body, Options::default())
+                        .now()
+                        .expect("admitted");
                 }
                 took += started.elapsed();
                 close(&queue);
@@ -89,38 +106,46 @@ fn durable(c: &mut Criterion) {
                             for n in 0..each {
                                 let key = format!("wal/{round}/{submitter}/{n}");
                                 let body = bytes::Bytes::from_static(&RECORD);
-                                let receipt =
-                                    queue.submit(key, body, Options::default()).wait();
-                                receipt.expect("admitted").durable().wait().expect("durable");
+                                let receipt = queue.submit(key, body, Options::default()).wait();
+                                receipt
+                                    .expect("admitted")
+                                    .durable()
+                                    .wait()
+                                    .expect("durable");
                             }
                         });
                     }
                 });
-                started.elapsed().mul_f64(iterations as f64 / (each * submitters) as f64)
+                started
+                    .elapsed()
+                    .mul_f64(iterations as f64 / (each * submitters) as f64)
             });
             close(&queue);
         });
-        group.bench_function(BenchmarkId::new("raw pwrite + fdatasync", submitters), |b| {
-            let dir = tempfile::tempdir().expect("a directory");
-            let fs = OsFs;
-            let bytes = 64 << 20;
-            b.iter_custom(|iterations| {
-                let path = dir.path().join("raw");
-                let _absent = std::fs::remove_file(&path);
-                let file = fs.open(&path, OpenMode::CreateNew).expect("a file");
-                file.preallocate(bytes).expect("room");
-                file.sync_all().expect("synced");
-                let record = RECORD.repeat(usize::try_from(submitters).expect("few"));
-                let started = Instant::now();
-                let mut at = 0;
-                for _ in 0..iterations.div_ceil(submitters) {
-                    file.write_all_at(&record, at).expect("written");
-                    file.sync_data().expect("synced");
-                    at = (at + record.len() as u64) % (bytes - record.len() as u64);
-                }
-                started.elapsed()
-            });
-        });
+        group.bench_function(
+            BenchmarkId::new("raw pwrite + fdatasync", submitters),
+            |b| {
+                let dir = tempfile::tempdir().expect("a directory");
+                let fs = OsFs;
+                let bytes = 64 << 20;
+                b.iter_custom(|iterations| {
+                    let path = dir.path().join("raw");
+                    let _absent = std::fs::remove_file(&path);
+                    let file = fs.open(&path, OpenMode::CreateNew).expect("a file");
+                    file.preallocate(bytes).expect("room");
+                    file.sync_all().expect("synced");
+                    let record = RECORD.repeat(usize::try_from(submitters).expect("few"));
+                    let started = Instant::now();
+                    let mut at = 0;
+                    for _ in 0..iterations.div_ceil(submitters) {
+                        file.write_all_at(&record, at).expect("written");
+                        file.sync_data().expect("synced");
+                        at = (at + record.len() as u64) % (bytes - record.len() as u64);
+                    }
+                    started.elapsed()
+                });
+            },
+        );
         group.bench_function(BenchmarkId::new("redb", submitters), |b| {
             let dir = tempfile::tempdir().expect("a directory");
             let table: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("t");
@@ -162,8 +187,14 @@ fn with_others_waiting(c: &mut Criterion) {
                 .wait()
                 .expect("admitted");
             for n in 0..waiting {
-                let options = Options { after: vec![stuck.clone()], ..Options::default() };
-                queue.submit(format!("waits/{n}"), "x", options).wait().expect("admitted");
+                let options = Options {
+                    after: vec![stuck.clone()],
+                    ..Options::default()
+                };
+                queue
+                    .submit(format!("waits/{n}"), "x", options)
+                    .wait()
+                    .expect("admitted");
             }
             let mut next = 0;
             b.iter_custom(|iterations| {
@@ -177,7 +208,10 @@ fn with_others_waiting(c: &mut Criterion) {
                             next += 1;
                             let body = bytes::Bytes::from_static(&RECORD);
                             let key = format!("goes/{next}");
-                            queue.submit(key, body, Options::default()).wait().expect("admitted")
+                            queue
+                                .submit(key, body, Options::default())
+                                .wait()
+                                .expect("admitted")
                         })
                         .collect();
                     for receipt in receipts {

@@ -271,9 +271,10 @@ impl Error {
             Self::Config(_) | Self::InvalidInput { .. } | Self::TooLarge { .. } => {
                 Kind::InvalidInput
             }
-            Self::Refused(_) | Self::ForeignReceipt(_) | Self::OutOfRange { .. } | Self::WouldBlockRuntime => {
-                Kind::InvalidInput
-            }
+            Self::Refused(_)
+            | Self::ForeignReceipt(_)
+            | Self::OutOfRange { .. }
+            | Self::WouldBlockRuntime => Kind::InvalidInput,
             Self::QueueFull { .. } | Self::Paused(_) | Self::WouldWait(_) => Kind::Full,
             Self::DiskFull { .. } => Kind::Full,
             Self::TimedOut { .. } => Kind::TimedOut,

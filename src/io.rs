@@ -21,7 +21,10 @@ pub struct Io {
 
 #[derive(Debug, Clone)]
 enum Mode {
-    Pool { handle: Handle, threads: Arc<Semaphore> },
+    Pool {
+        handle: Handle,
+        threads: Arc<Semaphore>,
+    },
     Inline,
 }
 
@@ -29,7 +32,12 @@ impl Io {
     /// Runs closures on `handle`'s blocking pool, at most `threads` at a time.
     #[must_use]
     pub fn pool(handle: Handle, threads: usize) -> Self {
-        Self { mode: Mode::Pool { handle, threads: Arc::new(Semaphore::new(threads.max(1))) } }
+        Self {
+            mode: Mode::Pool {
+                handle,
+                threads: Arc::new(Semaphore::new(threads.max(1))),
+            },
+        }
     }
 
     /// Runs closures at once on the calling thread: for simulations.

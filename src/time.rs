@@ -20,14 +20,19 @@ impl WallClock {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn system() -> Self {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Self::starting_at(unix)
     }
 
     /// A wall clock that reads `unix` (since the Unix epoch) now: for simulations.
     #[must_use]
     pub fn starting_at(unix: Duration) -> Self {
-        Self { at: Instant::now(), unix }
+        Self {
+            at: Instant::now(),
+            unix,
+        }
     }
 
     /// Time since the Unix epoch.

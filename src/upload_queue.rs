@@ -27,7 +27,8 @@ use crate::random::Random;
 use crate::remote::Remote;
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{
-    Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, ShutdownHold, ShutdownReport, Watchdog,
+    Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, ShutdownHold, ShutdownReport,
+    Watchdog,
 };
 use crate::time::WallClock;
 use crate::worker::Workers;
@@ -167,7 +168,14 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
     let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
     let prefix = remote.prefix().to_owned();
     // From here on nothing waits: the queue is opened whole, or the journal is dropped.
-    let queue = Queue::new(Arc::clone(&config), journal.clone(), fs, io, driver.clone(), prefix);
+    let queue = Queue::new(
+        Arc::clone(&config),
+        journal.clone(),
+        fs,
+        io,
+        driver.clone(),
+        prefix,
+    );
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
     let _inside = driver.context();

@@ -42,15 +42,26 @@ fn roomy(scenario: impl AsyncFn(Rig)) {
 fn a4_when_every_attempt_panics_the_rest_goes_on() {
     both(async |rig| {
         let panics = rig.config.workers + 2;
-        rig.remote
-            .times(panics, Some(Call::Put), None, Fault::Panic("a bug in the client"));
+        rig.remote.times(
+            panics,
+            Some(Call::Put),
+            None,
+            Fault::Panic("a bug in the client"),
+        );
         let queue = rig.open().await;
         let started = Instant::now();
         let mut ends = Vec::new();
         let mut waiters = Vec::new();
         for n in 0..40 {
-            let lane = if n % 4 == 0 { Lane::Checkpoint } else { Lane::Foreground };
-            let options = Options { lane: Some(lane), ..Options::default() };
+            let lane = if n % 4 == 0 {
+                Lane::Checkpoint
+            } else {
+                Lane::Foreground
+            };
+            let options = Options {
+                lane: Some(lane),
+                ..Options::default()
+            };
             let op = queue.submit(format!("k/{n}"), "x", options).within(HOUR);
             let receipt = op.await.expect("there is room again");
             waiters.push(tokio::spawn(receipt.settled().within(HOUR).into_future()));
@@ -62,7 +73,9 @@ fn a4_when_every_attempt_panics_the_rest_goes_on() {
         let text = Settlement::Quarantined(Cause::Panicked("a bug in the client".into()));
         let panicked = ends.iter().filter(|end| **end == text).count();
         assert_eq!(panicked, panics);
-        let uploaded = ends.iter().filter(|end| matches!(end, Settlement::Uploaded(_)));
+        let uploaded = ends
+            .iter()
+            .filter(|end| matches!(end, Settlement::Uploaded(_)));
         assert_eq!(uploaded.count(), 40 - panics);
         for task in queue.quarantined() {
             let receipt = queue.replay(task.task).await.unwrap();
@@ -90,12 +103,17 @@ impl tracing::Subscriber for PanickingLog {
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = String::new();
-        event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
-            text.push_str(&format!("{value:?} "));
-        });
+        event.record(
+            &mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                text.push_str(&format!("{value:?} "));
+            },
+        );
         let one_less = |left: usize| left.checked_sub(1);
         if text.contains("an attempt failed")
-            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+            && self
+                .left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                .is_ok()
         {
             panic!("the log is broken");
         }
@@ -111,10 +129,13 @@ fn a4_a_worker_that_panics_is_replaced_and_its_task_comes_back() {
     both(async |rig| {
         let panics = 3 * (rig.config.workers + 2);
         let left = Arc::new(AtomicUsize::new(panics));
-        let log = PanickingLog { left: Arc::clone(&left) };
+        let log = PanickingLog {
+            left: Arc::clone(&left),
+        };
         let _log = tracing::subscriber::set_default(log);
         let failed = RemoteError::transient("PutObject");
-        rig.remote.times(panics, Some(Call::Put), None, Fault::Error(failed));
+        rig.remote
+            .times(panics, Some(Call::Put), None, Fault::Error(failed));
         let queue = rig.open().await;
         let started = Instant::now();
         let receipts = submit_all(&queue, (0..60).map(|n| format!("k/{n}"))).await;
@@ -181,7 +202,10 @@ fn c5_open_can_be_cancelled_at_every_await() {
         let open = || {
             UploadQueue::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
                 .run_on(RunOn::Handle(runtime.handle().clone()))
-                .file_system(Arc::new(rig.fs.clone()), Io::pool(runtime.handle().clone(), 2))
+                .file_system(
+                    Arc::new(rig.fs.clone()),
+                    Io::pool(runtime.handle().clone(), 2),
+                )
                 .open()
         };
         let quiet = || {
@@ -198,7 +222,10 @@ fn c5_open_can_be_cancelled_at_every_await() {
             let done = poll_times(open(), polls);
             if let Some(queue) = done {
                 let queue = queue.unwrap();
-                queue.submit(format!("k/{polls}"), "x", Options::default()).wait().unwrap();
+                queue
+                    .submit(format!("k/{polls}"), "x", Options::default())
+                    .wait()
+                    .unwrap();
                 queue.drain().wait().unwrap();
                 queue.shutdown().wait().unwrap();
                 drop(queue);
@@ -225,7 +252,10 @@ fn c5_open_can_be_cancelled_at_every_await() {
                 std::thread::yield_now();
             }
         }
-        holder.submit("held", "x", Options::default()).wait().unwrap();
+        holder
+            .submit("held", "x", Options::default())
+            .wait()
+            .unwrap();
         assert!(holder.shutdown().wait().unwrap().sealed);
         drop(holder);
         let last = open().wait().unwrap();
@@ -262,8 +292,14 @@ fn c6_cancelled_before_open_and_used_after_the_end() {
 
         let shut = |error: Error| matches!(error, Error::ShuttingDown { .. });
         for error in [
-            queue.submit("k", "x", Options::default()).await.unwrap_err(),
-            queue.submit("k", "x", Options::default()).now().unwrap_err(),
+            queue
+                .submit("k", "x", Options::default())
+                .await
+                .unwrap_err(),
+            queue
+                .submit("k", "x", Options::default())
+                .now()
+                .unwrap_err(),
             queue.delete("k", Options::default()).await.unwrap_err(),
             queue.get("k", None).await.unwrap_err(),
             queue.ready(1).await.unwrap_err(),
@@ -278,7 +314,10 @@ fn c6_cancelled_before_open_and_used_after_the_end() {
             queue.purge(nobody).unwrap_err(),
             queue.replay(nobody).await.unwrap_err(),
         ] {
-            assert!(matches!(error, Error::NoSuchTask(id) if id == nobody), "{error:?}");
+            assert!(
+                matches!(error, Error::NoSuchTask(id) if id == nobody),
+                "{error:?}"
+            );
         }
         for what in [PauseWhat::Admission, PauseWhat::Uploads] {
             queue.pause(what);
@@ -294,7 +333,8 @@ fn c6_cancelled_before_open_and_used_after_the_end() {
 fn c6_after_the_end_nothing_that_was_left_is_told_as_done() {
     roomy(async |rig| {
         let refused = RemoteError::permanent("PutObject", 400, "InvalidArgument");
-        rig.remote.once(Some(Call::Put), Some("bad"), Fault::Error(refused));
+        rig.remote
+            .once(Some(Call::Put), Some("bad"), Fault::Error(refused));
         let queue = rig.open().await;
         let bad = submit(&queue, "bad", "x").await;
         assert!(matches!(settled(&bad).await, Settlement::Quarantined(_)));
@@ -314,9 +354,15 @@ fn c6_after_the_end_nothing_that_was_left_is_told_as_done() {
             ends.push(waiter.await.unwrap().expect("settled by the end"));
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
-        assert!(matches!(ends[..], [Settlement::Quarantined(_), Settlement::Deferred]), "{ends:?}");
+        assert!(
+            matches!(ends[..], [Settlement::Quarantined(_), Settlement::Deferred]),
+            "{ends:?}"
+        );
         let drained = queue.drain().await;
-        assert!(matches!(drained, Err(Error::ShuttingDown { .. })), "{drained:?}");
+        assert!(
+            matches!(drained, Err(Error::ShuttingDown { .. })),
+            "{drained:?}"
+        );
     });
 }
 
@@ -398,7 +444,10 @@ fn e23_a_blocking_form_on_the_runtime_that_drives_us_fails_at_once() {
             receipt.uploaded().wait().map(drop),
         ];
         for result in would {
-            assert!(matches!(result, Err(Error::WouldBlockRuntime)), "{result:?}");
+            assert!(
+                matches!(result, Err(Error::WouldBlockRuntime)),
+                "{result:?}"
+            );
         }
         assert_eq!(queue.snapshot().phase, Phase::Running, "nothing was begun");
         settled(&receipt).await;
@@ -426,7 +475,10 @@ fn blocking_forms_work_from_plain_threads() {
         let taken = UploadQueue::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
             .open()
             .wait();
-        assert!(matches!(taken, Err(Error::DirectoryInUse { .. })), "{taken:?}");
+        assert!(
+            matches!(taken, Err(Error::DirectoryInUse { .. })),
+            "{taken:?}"
+        );
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let queue = &queue;
@@ -446,7 +498,10 @@ fn blocking_forms_work_from_plain_threads() {
         queue.ready(1).wait().unwrap();
         queue.drain().wait().unwrap();
         queue.pause(PauseWhat::Uploads);
-        let receipt = queue.submit("left", "x", Options::default()).wait().unwrap();
+        let receipt = queue
+            .submit("left", "x", Options::default())
+            .wait()
+            .unwrap();
         receipt.durable().wait().unwrap();
         let short = Duration::from_millis(30);
         let late = receipt.settled().within(short).wait();
@@ -469,10 +524,20 @@ fn blocking_forms_work_from_plain_threads() {
                     })
                 })
                 .collect();
-            asks.into_iter().map(|ask| ask.join().unwrap().unwrap()).collect()
+            asks.into_iter()
+                .map(|ask| ask.join().unwrap().unwrap())
+                .collect()
         });
-        assert!(reports.iter().all(|report| Arc::ptr_eq(report, &reports[0])));
-        assert!(reports[0].sealed && reports[0].deferred == 1, "{:?}", reports[0]);
+        assert!(
+            reports
+                .iter()
+                .all(|report| Arc::ptr_eq(report, &reports[0]))
+        );
+        assert!(
+            reports[0].sealed && reports[0].deferred == 1,
+            "{:?}",
+            reports[0]
+        );
         assert_empty(&queue);
         drop(queue);
         // Its receipt outlives it.
@@ -509,11 +574,18 @@ fn the_watchdog_reports_a_stall_with_the_whole_picture() {
             }
             // Once: the picture does not change until something has moved.
             tokio::time::sleep(secs(600)).await;
-            assert_eq!(queue.snapshot().last_stall.as_deref(), Some(picture.as_str()));
+            assert_eq!(
+                queue.snapshot().last_stall.as_deref(),
+                Some(picture.as_str())
+            );
             rig.remote.heal();
             queue.drain().within(HOUR).await.unwrap();
             tokio::time::sleep(secs(600)).await;
-            assert_eq!(queue.snapshot().last_stall.as_deref(), Some(picture.as_str()), "idle");
+            assert_eq!(
+                queue.snapshot().last_stall.as_deref(),
+                Some(picture.as_str()),
+                "idle"
+            );
             rig.remote.always(None, None, fault.clone());
             submit(&queue, "again", "x").await;
             tokio::time::sleep(secs(60)).await;

@@ -175,7 +175,10 @@ fn a7_a_blocked_submit_that_is_dropped_leaves_no_hole() {
                 })
                 .collect();
             for waiting in &mut line {
-                assert!(waiting.as_mut().now_or_never().is_none(), "the queue is full");
+                assert!(
+                    waiting.as_mut().now_or_never().is_none(),
+                    "the queue is full"
+                );
             }
             assert_eq!(queue.snapshot().admission_waiters, 50);
             // Every third leaves while it waits.
@@ -230,12 +233,11 @@ fn a8_four_producers_and_four_workers_lose_nothing_and_run_nothing_twice() {
                 scope.spawn(move || {
                     let receipts: Vec<_> = (0..EACH)
                         .map(|n| {
-                            let op = queue.submit(
-                                format!("{producer}/{n}"),
-                                "x",
-                                Options::default(),
-                            );
-                            op.within(Duration::from_secs(120)).wait().expect("admitted")
+                            let op =
+                                queue.submit(format!("{producer}/{n}"), "x", Options::default());
+                            op.within(Duration::from_secs(120))
+                                .wait()
+                                .expect("admitted")
                         })
                         .collect();
                     for receipt in receipts {
@@ -273,7 +275,9 @@ fn a15_a_task_larger_than_the_queue_is_refused_at_once_with_the_limit() {
             let large = vec![0; 1 + MIB as usize];
             let started = Instant::now();
             for result in [
-                queue.submit("large", large.clone(), Options::default()).now(),
+                queue
+                    .submit("large", large.clone(), Options::default())
+                    .now(),
                 queue.submit("large", large, Options::default()).await,
             ] {
                 assert!(
@@ -291,7 +295,11 @@ fn a15_a_task_larger_than_the_queue_is_refused_at_once_with_the_limit() {
             assert!(
                 matches!(
                     result,
-                    Err(Error::TooLarge { limit: Limit::Bytes, size: 1001, max: 1000 })
+                    Err(Error::TooLarge {
+                        limit: Limit::Bytes,
+                        size: 1001,
+                        max: 1000
+                    })
                 ),
                 "{result:?}"
             );
@@ -338,12 +346,19 @@ fn b2_a_limit_of_128_holds_against_256_submitters_at_once() {
                 .map(|n| {
                     let (queue, admitted) = (queue.clone(), Arc::clone(&admitted));
                     tokio::spawn(async move {
-                        match queue.submit(format!("{round}/{n}"), "x", Options::default()).now() {
+                        match queue
+                            .submit(format!("{round}/{n}"), "x", Options::default())
+                            .now()
+                        {
                             Ok(receipt) => {
                                 admitted.fetch_add(1, Ordering::SeqCst);
                                 Some(receipt)
                             }
-                            Err(Error::QueueFull { limit: Limit::Tasks, max: 128, .. }) => None,
+                            Err(Error::QueueFull {
+                                limit: Limit::Tasks,
+                                max: 128,
+                                ..
+                            }) => None,
                             Err(error) => panic!("{error}"),
                         }
                     })
@@ -501,7 +516,11 @@ fn d9_a_task_that_has_to_try_again_holds_no_slot() {
         for other in &others {
             assert!(matches!(settled(other).await, Settlement::Uploaded(_)));
         }
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            started.elapsed()
+        );
         for receipt in &receipts {
             assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
         }
@@ -522,10 +541,15 @@ fn d10_idle_holders_use_no_slot_and_no_room() {
         let mut idle: Vec<_> = (0..200)
             .map(|n| queue.submit(format!("idle/{n}"), "x", Options::default()))
             .collect();
-        let loads: Vec<_> = (0..200).map(|n| queue.get(format!("idle/{n}"), None)).collect();
+        let loads: Vec<_> = (0..200)
+            .map(|n| queue.get(format!("idle/{n}"), None))
+            .collect();
         let hold = queue.hold("idle").unwrap();
         for _ in 0..200 {
-            queue.ready(1).now().expect("there is room, and asking takes none");
+            queue
+                .ready(1)
+                .now()
+                .expect("there is room, and asking takes none");
         }
         assert_eq!(queue.pressure(), 0);
         let receipts = submit_all(&queue, (0..50).map(|n| format!("busy/{n}"))).await;
@@ -572,7 +596,12 @@ fn d10_what_is_due_and_has_no_slot_keeps_no_worker_busy() {
                 .always(Some(Call::Get), Some("stuck"), Fault::Hang);
             let queue = rig.open().await;
             let load = |key: &str| {
-                tokio::spawn(queue.get(key, None).within(Duration::from_secs(7200)).into_future())
+                tokio::spawn(
+                    queue
+                        .get(key, None)
+                        .within(Duration::from_secs(7200))
+                        .into_future(),
+                )
             };
             let again = load("again");
             rig.remote
@@ -615,7 +644,11 @@ fn a_stream_of_loads_does_not_starve_an_upload() {
         for n in 0..10 {
             settled(&submit(&queue, &format!("up/{n}"), "x").await).await;
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            started.elapsed()
+        );
         for reader in readers {
             reader.abort();
         }
@@ -632,7 +665,8 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
     roomy(async |rig| {
         rig.remote.plant("taken", "theirs");
         rig.remote.plant("old", "x");
-        rig.remote.always(Some(Call::Put), Some("refused"), refused());
+        rig.remote
+            .always(Some(Call::Put), Some("refused"), refused());
         rig.remote
             .once(Some(Call::Put), Some("panics"), Fault::Panic("boom"));
         rig.remote
@@ -645,11 +679,17 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
         for key in ["refused", "panics"] {
             let receipt = submit(&queue, key, "x").await;
             let dependent = submit_with(&queue, &format!("{key}/2"), after(&[&receipt])).await;
-            assert!(matches!(settled(&receipt).await, Settlement::Quarantined(_)));
+            assert!(matches!(
+                settled(&receipt).await,
+                Settlement::Quarantined(_)
+            ));
             eventually(|| queue.snapshot().admitted_tasks == 1).await;
             queue.purge(receipt.task()).unwrap();
             let orphan = settled(&dependent).await;
-            assert!(matches!(orphan, Settlement::Quarantined(Cause::Dependency(_))));
+            assert!(matches!(
+                orphan,
+                Settlement::Quarantined(Cause::Dependency(_))
+            ));
             queue.purge(dependent.task()).unwrap();
         }
         queue.get("panics", None).await.unwrap_err();
@@ -664,12 +704,22 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
         assert_eq!(settled(&taken_back).await, Settlement::Cancelled);
         let one = submit_with(&queue, "coalesced", rewritable()).await;
         one.durable().await.unwrap();
-        let two = queue.submit("coalesced", "other", rewritable()).await.unwrap();
+        let two = queue
+            .submit("coalesced", "other", rewritable())
+            .await
+            .unwrap();
         two.durable().await.unwrap();
-        assert_eq!(queue.snapshot().admitted_tasks, 1, "superseded room is given back");
+        assert_eq!(
+            queue.snapshot().admitted_tasks,
+            1,
+            "superseded room is given back"
+        );
         queue.pause(PauseWhat::Admission);
         let second = Duration::from_secs(1);
-        let late = queue.submit("late", "x", Options::default()).within(second).await;
+        let late = queue
+            .submit("late", "x", Options::default())
+            .within(second)
+            .await;
         assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
         let mut dropped = Box::pin(queue.ready(1).into_future());
         assert!(dropped.as_mut().now_or_never().is_none());
@@ -707,7 +757,14 @@ fn e20_the_checkpoint_lane_has_room_behind_a_backlog_over_the_limit() {
         assert_eq!((snapshot.recovered, snapshot.reserve_tasks), (10_000, 0));
         let full = queue.submit("new", "x", Options::default()).now();
         assert!(
-            matches!(full, Err(Error::QueueFull { current: 10_000, max: 1000, .. })),
+            matches!(
+                full,
+                Err(Error::QueueFull {
+                    current: 10_000,
+                    max: 1000,
+                    ..
+                })
+            ),
             "{full:?}"
         );
         let mut receipts = Vec::new();
@@ -718,11 +775,27 @@ fn e20_the_checkpoint_lane_has_room_behind_a_backlog_over_the_limit() {
         for receipt in &receipts {
             receipt.durable().await.unwrap();
         }
-        let over = queue.submit("checkpoint/x", "x", lane(Lane::Checkpoint)).now();
-        assert!(matches!(over, Err(Error::QueueFull { current: 64, max: 64, .. })), "{over:?}");
+        let over = queue
+            .submit("checkpoint/x", "x", lane(Lane::Checkpoint))
+            .now();
+        assert!(
+            matches!(
+                over,
+                Err(Error::QueueFull {
+                    current: 64,
+                    max: 64,
+                    ..
+                })
+            ),
+            "{over:?}"
+        );
         rig.remote.heal();
         let hour = Duration::from_secs(3600);
-        queue.ready(1).within(hour).await.expect("the backlog goes up and makes room");
+        queue
+            .ready(1)
+            .within(hour)
+            .await
+            .expect("the backlog goes up and makes room");
         queue.drain().within(hour).await.unwrap();
         assert_eq!(rig.remote.keys().len(), 10_064);
         queue.shutdown().await.unwrap();
@@ -819,15 +892,19 @@ fn e37_what_is_after_a_failed_condition_goes_to_quarantine() {
         let end = settled(&manifest).await;
         assert_eq!(end, Settlement::Quarantined(Cause::Dependency(sst.task())));
         let refused = queue.submit("late", "x", after(&[&sst])).await;
-        assert!(
-            matches!(refused, Err(Error::DependencyFailed { task, .. }) if task == sst.task())
-        );
+        assert!(matches!(refused, Err(Error::DependencyFailed { task, .. }) if task == sst.task()));
         let covered = queue.drain().await;
-        assert!(matches!(covered, Err(Error::NotUploaded { .. })), "{covered:?}");
+        assert!(
+            matches!(covered, Err(Error::NotUploaded { .. })),
+            "{covered:?}"
+        );
         // The chain goes on from where it broke.
         queue.purge(manifest.task()).unwrap();
         let end = settled(&behind).await;
-        assert_eq!(end, Settlement::Quarantined(Cause::Dependency(manifest.task())));
+        assert_eq!(
+            end,
+            Settlement::Quarantined(Cause::Dependency(manifest.task()))
+        );
         assert_eq!(rig.remote.count(Call::Put, "manifest"), 0);
         queue.purge(behind.task()).unwrap();
         queue.shutdown().await.unwrap();
@@ -866,8 +943,12 @@ fn e37_what_is_after_a_superseded_task_does_not_wait_for_ever() {
             }
             assert_eq!(rig.remote.object("k").unwrap(), "2");
             let seen = rig.remote.seen();
-            let k = seen.iter().position(|s| (s.call, s.key.as_str()) == (Call::Put, "k"));
-            let b = seen.iter().position(|s| (s.call, s.key.as_str()) == (Call::Put, "b"));
+            let k = seen
+                .iter()
+                .position(|s| (s.call, s.key.as_str()) == (Call::Put, "k"));
+            let b = seen
+                .iter()
+                .position(|s| (s.call, s.key.as_str()) == (Call::Put, "b"));
             assert!(k < b, "never first");
             queue.shutdown().await.unwrap();
             assert_empty(&queue);
@@ -886,10 +967,23 @@ fn pausing_holds_and_loses_nothing() {
         let receipts = submit_all(&queue, (0..10).map(|n| format!("k/{n}"))).await;
         assert_eq!(queue.pressure(), 100);
         let full = queue.submit("k/10", "x", Options::default()).now();
-        assert!(matches!(full, Err(Error::QueueFull { current: 10, max: 10, .. })), "{full:?}");
+        assert!(
+            matches!(
+                full,
+                Err(Error::QueueFull {
+                    current: 10,
+                    max: 10,
+                    ..
+                })
+            ),
+            "{full:?}"
+        );
         let started = Instant::now();
         let drained = queue.drain().await;
-        assert!(matches!(drained, Err(Error::Paused("uploads"))), "{drained:?}");
+        assert!(
+            matches!(drained, Err(Error::Paused("uploads"))),
+            "{drained:?}"
+        );
         assert_eq!(started.elapsed(), Duration::ZERO);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(rig.remote.seen(), []);
@@ -902,10 +996,16 @@ fn pausing_holds_and_loses_nothing() {
         queue.drain().await.expect("uploads go on");
         assert_eq!(queue.pressure(), 100, "paused is as good as full");
         for refused in [
-            queue.submit("k/10", "x", Options::default()).now().map(drop),
+            queue
+                .submit("k/10", "x", Options::default())
+                .now()
+                .map(drop),
             queue.ready(1).now(),
         ] {
-            assert!(matches!(refused, Err(Error::Paused("admission"))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(Error::Paused("admission"))),
+                "{refused:?}"
+            );
         }
         let hour = Duration::from_secs(3600);
         let waits = queue.submit("k/10", "x", Options::default()).within(hour);
@@ -928,7 +1028,12 @@ fn a_drain_under_way_is_told_of_a_pause_at_once() {
         rig.remote.always(None, None, Fault::Hang);
         let queue = rig.open().await;
         submit(&queue, "k", "x").await;
-        let drain = tokio::spawn(queue.drain().within(Duration::from_secs(3600)).into_future());
+        let drain = tokio::spawn(
+            queue
+                .drain()
+                .within(Duration::from_secs(3600))
+                .into_future(),
+        );
         put_seen(&rig.remote, "k", 1).await;
         let started = Instant::now();
         queue.pause(PauseWhat::Uploads);
@@ -949,24 +1054,55 @@ fn ready_waits_for_the_room_that_is_asked_for_and_takes_none() {
         rig.remote
             .once(Some(Call::Put), Some("held"), Fault::Gate(gate.clone()));
         let queue = rig.open().await;
-        let held = queue.submit("held", vec![0; 60], Options::default()).await.unwrap();
+        let held = queue
+            .submit("held", vec![0; 60], Options::default())
+            .await
+            .unwrap();
         put_seen(&rig.remote, "held", 1).await;
         assert_eq!(queue.pressure(), 60);
         queue.ready(40).now().expect("fits");
         let full = queue.ready(41).now();
         assert!(
-            matches!(full, Err(Error::QueueFull { limit: Limit::Bytes, current: 60, max: 100, .. })),
+            matches!(
+                full,
+                Err(Error::QueueFull {
+                    limit: Limit::Bytes,
+                    current: 60,
+                    max: 100,
+                    ..
+                })
+            ),
             "{full:?}"
         );
         let huge = queue.ready(101).await;
-        assert!(matches!(huge, Err(Error::TooLarge { size: 101, max: 100, .. })), "{huge:?}");
+        assert!(
+            matches!(
+                huge,
+                Err(Error::TooLarge {
+                    size: 101,
+                    max: 100,
+                    ..
+                })
+            ),
+            "{huge:?}"
+        );
         let second = Duration::from_secs(1);
         let late = queue.ready(41).within(second).await;
-        let Err(Error::TimedOut { waited, waiting_for }) = late else {
+        let Err(Error::TimedOut {
+            waited,
+            waiting_for,
+        }) = late
+        else {
             panic!("{late:?}");
         };
         assert_eq!(waited, second);
-        assert!(matches!(*waiting_for, Error::QueueFull { limit: Limit::Bytes, .. }));
+        assert!(matches!(
+            *waiting_for,
+            Error::QueueFull {
+                limit: Limit::Bytes,
+                ..
+            }
+        ));
         let waits = tokio::spawn(queue.ready(100).within(second * 3600).into_future());
         tokio::task::yield_now().await;
         gate.notify_one();
@@ -992,7 +1128,10 @@ fn a_cancelled_task_is_never_uploaded() {
     let mut cancelled = Vec::new();
     for n in 0..TASKS {
         let key = format!("{}/{n}", n % 64);
-        let receipt = queue.submit(key.as_str(), "x", Options::default()).wait().unwrap();
+        let receipt = queue
+            .submit(key.as_str(), "x", Options::default())
+            .wait()
+            .unwrap();
         // In the instant in which it becomes ready.
         receipt.durable().wait().unwrap();
         match queue.cancel(receipt.task()) {
@@ -1018,14 +1157,22 @@ fn a_large_body_that_cannot_be_taken_at_once_is_not_told_that_the_queue_is_full(
     let rig = Rig::default();
     let queue = UploadQueue::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
         .run_on(RunOn::Handle(runtime.handle().clone()))
-        .file_system(Arc::new(rig.fs.clone()), Io::pool(runtime.handle().clone(), 1))
+        .file_system(
+            Arc::new(rig.fs.clone()),
+            Io::pool(runtime.handle().clone(), 1),
+        )
         .open()
         .wait()
         .unwrap();
     let body = vec![0; 1 << 20];
-    let result = queue.submit("large", body.clone(), Options::default()).now();
+    let result = queue
+        .submit("large", body.clone(), Options::default())
+        .now();
     assert!(matches!(result, Err(Error::WouldWait(_))), "{result:?}");
-    let receipt = queue.submit("large", body, Options::default()).wait().unwrap();
+    let receipt = queue
+        .submit("large", body, Options::default())
+        .wait()
+        .unwrap();
     assert!(receipt.uploaded().wait().is_ok());
     queue.shutdown().wait().unwrap();
     assert_empty(&queue);

@@ -86,7 +86,10 @@ fn a3_a_task_that_keeps_failing_is_deferred_with_its_cause() {
         assert!(
             matches!(
                 &waited,
-                Err(Error::NotUploaded { settlement: Settlement::Deferred, .. })
+                Err(Error::NotUploaded {
+                    settlement: Settlement::Deferred,
+                    ..
+                })
             ),
             "{waited:?}"
         );
@@ -114,23 +117,44 @@ fn d1_a_server_that_never_answers_does_not_hold_shutdown_up() {
         let receipts = submit_all(&queue, (0..1000).map(|n| format!("k/{n}"))).await;
         let mut waiters = Vec::new();
         for receipt in &receipts[..50] {
-            waiters.push(tokio::spawn(receipt.uploaded().within(HOUR).into_future().map(|e| e.is_err())));
+            waiters.push(tokio::spawn(
+                receipt
+                    .uploaded()
+                    .within(HOUR)
+                    .into_future()
+                    .map(|e| e.is_err()),
+            ));
             let room = queue.submit(format!("more/{}", receipt.task()), "x", Options::default());
-            waiters.push(tokio::spawn(room.within(HOUR).into_future().map(|e| e.is_err())));
-            waiters.push(tokio::spawn(queue.drain().within(HOUR).into_future().map(|e| e.is_err())));
+            waiters.push(tokio::spawn(
+                room.within(HOUR).into_future().map(|e| e.is_err()),
+            ));
+            waiters.push(tokio::spawn(
+                queue.drain().within(HOUR).into_future().map(|e| e.is_err()),
+            ));
             let load = queue.get(format!("absent/{}", receipt.task()), None);
-            waiters.push(tokio::spawn(load.within(HOUR).into_future().map(|e| e.is_err())));
+            waiters.push(tokio::spawn(
+                load.within(HOUR).into_future().map(|e| e.is_err()),
+            ));
         }
         tokio::time::sleep(secs(1)).await;
         assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
         let started = Instant::now();
         let report = queue.shutdown().within(secs(5)).await.unwrap();
-        assert!(started.elapsed() <= Duration::from_millis(5500), "{report:?}");
+        assert!(
+            started.elapsed() <= Duration::from_millis(5500),
+            "{report:?}"
+        );
         for waiter in waiters {
             let failed = tokio::time::timeout(secs(1), waiter).await;
-            assert!(failed.expect("resolved").unwrap(), "nothing is told as done");
+            assert!(
+                failed.expect("resolved").unwrap(),
+                "nothing is told as done"
+            );
         }
-        assert!(started.elapsed() <= Duration::from_millis(5500), "waiters too");
+        assert!(
+            started.elapsed() <= Duration::from_millis(5500),
+            "waiters too"
+        );
         assert_eq!(report.deferred, 1000);
         assert!(report.unknown > 0 && report.sealed, "{report:?}");
         for receipt in &receipts {
@@ -179,11 +203,17 @@ fn d2_every_way_to_ask_for_the_end_gets_the_same_report() {
             }
             for drain in drains {
                 let drained = drain.await.unwrap();
-                assert!(matches!(drained, Err(Error::ShuttingDown { .. })), "{drained:?}");
+                assert!(
+                    matches!(drained, Err(Error::ShuttingDown { .. })),
+                    "{drained:?}"
+                );
             }
             // After the end, too: it is not in S3, and nothing says so.
             let drained = queue.drain().await;
-            assert!(matches!(drained, Err(Error::ShuttingDown { .. })), "{drained:?}");
+            assert!(
+                matches!(drained, Err(Error::ShuttingDown { .. })),
+                "{drained:?}"
+            );
             assert!(Arc::ptr_eq(&report, &queue.shutdown().await.unwrap()));
             assert!(Arc::ptr_eq(&report, &queue.shutdown().now().unwrap()));
             assert!(Arc::ptr_eq(&report, &queue.report().unwrap()));
@@ -198,8 +228,11 @@ fn d2_every_way_to_ask_for_the_end_gets_the_same_report() {
 fn hurry_moves_on_at_once_and_gives_requests_in_flight_a_short_grace() {
     both(async |rig| {
         let gate = Arc::new(Notify::new());
-        rig.remote
-            .once(Some(Call::Put), Some("finishes"), Fault::Delay(Duration::from_millis(500)));
+        rig.remote.once(
+            Some(Call::Put),
+            Some("finishes"),
+            Fault::Delay(Duration::from_millis(500)),
+        );
         let queue = rig.open().await;
         let finishes = submit(&queue, "finishes", "x").await;
         rig.remote
@@ -213,7 +246,10 @@ fn hurry_moves_on_at_once_and_gives_requests_in_flight_a_short_grace() {
         queue.hurry();
         let report = shutdown.await.unwrap().unwrap();
         assert!(started.elapsed() <= secs(1), "{report:?}");
-        assert!(matches!(settled(&finishes).await, Settlement::Uploaded(_)), "it had its grace");
+        assert!(
+            matches!(settled(&finishes).await, Settlement::Uploaded(_)),
+            "it had its grace"
+        );
         assert_eq!(report.late_holds.len(), 1);
         drop((hold, gate));
     });
@@ -299,21 +335,47 @@ fn holders_finish_what_they_must_and_the_late_are_named() {
         for refused in [
             queue.submit("a", "x", Options::default()).await,
             queue.delete("a", Options::default()).await,
-            queue.submit_through(&foreign, "a", "x", Options::default()).await,
+            queue
+                .submit_through(&foreign, "a", "x", Options::default())
+                .await,
         ] {
             assert!(
-                matches!(refused, Err(Error::ShuttingDown { phase: Phase::Quiescing })),
+                matches!(
+                    refused,
+                    Err(Error::ShuttingDown {
+                        phase: Phase::Quiescing
+                    })
+                ),
                 "{refused:?}"
             );
         }
-        assert!(matches!(queue.hold("more"), Err(Error::ShuttingDown { .. })));
-        assert!(matches!(queue.ready(1).await, Err(Error::ShuttingDown { .. })));
-        let root = queue.submit_through(&prompt, "root", "x", Options::default()).await.unwrap();
-        assert!(matches!(settled(&root).await, Settlement::Uploaded(_)), "uploads go on");
-        let last = queue.submit_through(&late, "last", "x", Options::default()).await.unwrap();
+        assert!(matches!(
+            queue.hold("more"),
+            Err(Error::ShuttingDown { .. })
+        ));
+        assert!(matches!(
+            queue.ready(1).await,
+            Err(Error::ShuttingDown { .. })
+        ));
+        let root = queue
+            .submit_through(&prompt, "root", "x", Options::default())
+            .await
+            .unwrap();
+        assert!(
+            matches!(settled(&root).await, Settlement::Uploaded(_)),
+            "uploads go on"
+        );
+        let last = queue
+            .submit_through(&late, "last", "x", Options::default())
+            .await
+            .unwrap();
         drop(prompt);
         tokio::time::sleep(secs(9)).await;
-        assert_eq!(queue.snapshot().phase, Phase::Quiescing, "its share is 10 s");
+        assert_eq!(
+            queue.snapshot().phase,
+            Phase::Quiescing,
+            "its share is 10 s"
+        );
         let report = shutdown.await.unwrap().unwrap();
         assert!(report.took < secs(11), "{report:?}");
         let [(name, held)] = &report.late_holds[..] else {
@@ -322,8 +384,13 @@ fn holders_finish_what_they_must_and_the_late_are_named() {
         assert_eq!(name, "late");
         assert!(*held >= secs(10), "{held:?}");
         assert!(matches!(settled(&last).await, Settlement::Uploaded(_)));
-        let refused = queue.submit_through(&late, "too late", "x", Options::default()).await;
-        assert!(matches!(refused, Err(Error::ShuttingDown { .. })), "{refused:?}");
+        let refused = queue
+            .submit_through(&late, "too late", "x", Options::default())
+            .await;
+        assert!(
+            matches!(refused, Err(Error::ShuttingDown { .. })),
+            "{refused:?}"
+        );
         drop(late);
         assert_empty(&queue);
         drop(foreign);
@@ -349,12 +416,18 @@ fn a_holder_waits_for_room_through_quiescing() {
         let started = Instant::now();
         let shutdown = tokio::spawn(queue.shutdown().within(secs(60)).into_future());
         let refused = beside.await.unwrap();
-        assert!(matches!(refused, Err(Error::ShuttingDown { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::ShuttingDown { .. })),
+            "{refused:?}"
+        );
         assert!(started.elapsed() < secs(1));
         let through = through.await.unwrap().expect("there is room after 5 s");
         drop(hold);
         let report = shutdown.await.unwrap().unwrap();
-        assert!(report.late_holds.is_empty() && report.took < secs(10), "{report:?}");
+        assert!(
+            report.late_holds.is_empty() && report.took < secs(10),
+            "{report:?}"
+        );
         assert!(matches!(settled(&through).await, Settlement::Uploaded(_)));
     });
 }
@@ -419,7 +492,10 @@ fn e19_a_disk_that_hangs_at_sealing_does_not_hold_shutdown_up() {
         receipt.durable().wait().unwrap();
         rig.fs.hang_syncs();
         // Its record meets the hanging disk.
-        let lost = queue.submit("undurable", "x", Options::default()).wait().unwrap();
+        let lost = queue
+            .submit("undurable", "x", Options::default())
+            .wait()
+            .unwrap();
         let within = Duration::from_secs(1);
         let report = queue.shutdown().within(within).wait().unwrap();
         assert!(report.took <= within.mul_f32(1.1), "{report:?}");
@@ -427,11 +503,17 @@ fn e19_a_disk_that_hangs_at_sealing_does_not_hold_shutdown_up() {
         assert!(report.seal_error.is_some());
         assert_eq!((report.deferred, report.undetermined), (1, 1), "{report:?}");
         assert_eq!(receipt.settlement(), Some(Settlement::Deferred));
-        assert!(matches!(lost.settlement(), Some(Settlement::Undetermined(_))));
+        assert!(matches!(
+            lost.settlement(),
+            Some(Settlement::Undetermined(_))
+        ));
         assert!(lost.durable().wait().is_err(), "not told durable");
         drop(queue);
         let refused = open().unwrap_err();
-        assert!(matches!(refused, Error::DirectoryInUse { .. }), "LOCK stays: {refused:?}");
+        assert!(
+            matches!(refused, Error::DirectoryInUse { .. }),
+            "LOCK stays: {refused:?}"
+        );
 
         // The process dies. What was durable is there, without a clean mark.
         rig.fs.kill();
@@ -443,7 +525,10 @@ fn e19_a_disk_that_hangs_at_sealing_does_not_hold_shutdown_up() {
         let (journal, recovered) =
             Journal::open(Arc::new(rig.fs.clone()), Io::inline(), options).unwrap();
         assert!(!recovered.clean, "no clean mark");
-        let owed = recovered.owners.iter().filter(|owner| owner.location == receipt.task().0);
+        let owed = recovered
+            .owners
+            .iter()
+            .filter(|owner| owner.location == receipt.task().0);
         assert_eq!(owed.count(), 1);
         drop(journal);
     }

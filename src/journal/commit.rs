@@ -178,12 +178,7 @@ impl Shared {
 }
 
 impl Core {
-    fn stall(
-        &mut self,
-        shared: &Shared,
-        stall: Stall,
-        sealing: bool,
-    ) -> Turn {
+    fn stall(&mut self, shared: &Shared, stall: Stall, sealing: bool) -> Turn {
         self.publish(shared);
         match stall {
             Stall::Failed(cause) => {
@@ -242,7 +237,11 @@ impl Core {
         let fresh = active.offset == SEGMENT_HEADER_BYTES;
         if fresh {
             let oldest = oldest(shared, active);
-            let start = Start { ends: self.ends.clone(), oldest, ..Start::default() };
+            let start = Start {
+                ends: self.ends.clone(),
+                oldest,
+                ..Start::default()
+            };
             let highest = shared.inbox.lock().next - 1;
             encode_start(&mut buffer, active, &start, highest, self.mark);
         }
@@ -527,7 +526,11 @@ impl Core {
                 // Where the copies end depends on the first frame's own length, not its values.
                 encode_start(&mut buffer, active, start, highest, self.mark);
                 let condition = (active.offset + buffer.len() as u64 + bytes) as u32;
-                let start = Start { condition, oldest, ..start.clone() };
+                let start = Start {
+                    condition,
+                    oldest,
+                    ..start.clone()
+                };
                 buffer.clear();
                 encode_start(&mut buffer, active, &start, highest, self.mark);
                 while let Some(record) = self.queue.pop_front() {
@@ -575,7 +578,11 @@ impl Core {
 
 /// The lowest segment that is not removed.
 fn oldest(shared: &Shared, active: &Active) -> u64 {
-    shared.index.lock().oldest().map_or(active.number, |segment| segment.number)
+    shared
+        .index
+        .lock()
+        .oldest()
+        .map_or(active.number, |segment| segment.number)
 }
 
 fn encode_start(buffer: &mut Vec<u8>, active: &Active, start: &Start, highest: u64, mark: Mark) {

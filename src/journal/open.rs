@@ -230,7 +230,8 @@ fn make_dirs(fs: &dyn Fs, layout: &Layout) -> Result<(), JournalError> {
         &layout.damage,
     ] {
         if fs.stat(dir).is_err() {
-            fs.create_dir_all(dir).map_err(|error| JournalError::io("making", dir, error))?;
+            fs.create_dir_all(dir)
+                .map_err(|error| JournalError::io("making", dir, error))?;
         }
     }
     // Whoever made them may have died before they were durable: only `IDENTITY`, which comes
@@ -238,7 +239,11 @@ fn make_dirs(fs: &dyn Fs, layout: &Layout) -> Result<(), JournalError> {
     if fs.stat(&layout.identity).is_ok() {
         return Ok(());
     }
-    for dir in layout.dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+    for dir in layout
+        .dir
+        .ancestors()
+        .filter(|dir| !dir.as_os_str().is_empty())
+    {
         match fs.sync_dir(dir) {
             // Further up lie directories that are not ours to open, and were there before.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,

@@ -56,7 +56,10 @@ impl Core {
             let Some(oldest) = index.oldest() else {
                 return Ok(false);
             };
-            let active = self.active.as_ref().map_or(self.mark.segment, |active| active.number);
+            let active = self
+                .active
+                .as_ref()
+                .map_or(self.mark.segment, |active| active.number);
             let figures = Oldest {
                 is_active: oldest.number >= active,
                 live: oldest.live,

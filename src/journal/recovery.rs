@@ -520,7 +520,11 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
     }
     let ends = read_ends(&found)?;
     found.retain(|segment| segment.header.number >= ends.oldest);
-    let returned = numbers.iter().copied().filter(|number| *number < ends.oldest).collect();
+    let returned = numbers
+        .iter()
+        .copied()
+        .filter(|number| *number < ends.oldest)
+        .collect();
     let mut state = State {
         mark: Mark::default(),
         ..State::default()

@@ -110,7 +110,9 @@ impl Oldest {
         } else if self.live == 0 {
             Reclaim::Remove
         } else if self.all_live * 2 < self.all
-            || self.short.is_some_and(|floor| self.dead() >= floor + self.segment_bytes / 4)
+            || self
+                .short
+                .is_some_and(|floor| self.dead() >= floor + self.segment_bytes / 4)
         {
             Reclaim::Copy
         } else {

@@ -103,7 +103,12 @@ impl Core {
             .records
             .front()
             .map_or(inbox.next, |record| record.location);
-        let pending = self.queue.iter().chain(&self.begins).chain(&self.held).chain(&self.incoming);
+        let pending = self
+            .queue
+            .iter()
+            .chain(&self.begins)
+            .chain(&self.held)
+            .chain(&self.incoming);
         let pending = pending.chain(self.unsynced.iter().map(|placed| &placed.record));
         pending
             .filter(|record| record.reported)
@@ -159,7 +164,10 @@ impl Core {
         self.publish(shared);
         let highest = shared.inbox.lock().next - 1;
         // A disk that hangs shall hang here, before the mark can be read.
-        let asked = self.active.as_ref().map_or(Ok(()), |active| active.file.sync_data());
+        let asked = self
+            .active
+            .as_ref()
+            .map_or(Ok(()), |active| active.file.sync_data());
         if let Err(error) = asked {
             tracing::warn!(%error, "fdatasync before the clean mark");
             self.retire_failed(shared, error);

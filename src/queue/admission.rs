@@ -546,12 +546,29 @@ mod tests {
     use super::*;
 
     fn admission(tasks: u64, bytes: u64) -> Arc<Admission> {
-        let max = Need { tasks, bytes, disk: u64::MAX };
-        Admission::new(max, Need { tasks: 2, bytes: 10, disk: 100 }, 100, "q".into())
+        let max = Need {
+            tasks,
+            bytes,
+            disk: u64::MAX,
+        };
+        Admission::new(
+            max,
+            Need {
+                tasks: 2,
+                bytes: 10,
+                disk: 100,
+            },
+            100,
+            "q".into(),
+        )
     }
 
     fn bytes(bytes: u64) -> Need {
-        Need { tasks: 1, bytes, disk: bytes }
+        Need {
+            tasks: 1,
+            bytes,
+            disk: bytes,
+        }
     }
 
     fn now(admission: &Arc<Admission>, pool: Pool, need: Need) -> Option<Result<Permit>> {
@@ -567,9 +584,16 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let admission = admission(1000, 64 * MIB);
         let taken: Vec<_> = (0..16)
-            .map(|_| now(&admission, Pool::Common, bytes(4 * MIB)).unwrap().unwrap())
+            .map(|_| {
+                now(&admission, Pool::Common, bytes(4 * MIB))
+                    .unwrap()
+                    .unwrap()
+            })
             .collect();
-        assert!(now(&admission, Pool::Common, bytes(4 * MIB)).is_none(), "the 17th waits");
+        assert!(
+            now(&admission, Pool::Common, bytes(4 * MIB)).is_none(),
+            "the 17th waits"
+        );
         assert!(matches!(
             admission.refusal(Pool::Common, bytes(4 * MIB)),
             Error::QueueFull { limit: Limit::Bytes, current, max, .. }
@@ -577,7 +601,10 @@ mod tests {
         ));
         assert!(matches!(
             now(&admission, Pool::Common, bytes(65 * MIB)),
-            Some(Err(Error::TooLarge { limit: Limit::Bytes, .. }))
+            Some(Err(Error::TooLarge {
+                limit: Limit::Bytes,
+                ..
+            }))
         ));
         assert_eq!(admission.pressure(), 100);
         drop(taken);
@@ -626,7 +653,9 @@ mod tests {
         assert!((&mut granted).now_or_never().is_none());
         drop(held);
         // There is room for one more, and nobody would wake it later.
-        let newcomer = now(&admission, Pool::Common, bytes(1)).expect("there is room").unwrap();
+        let newcomer = now(&admission, Pool::Common, bytes(1))
+            .expect("there is room")
+            .unwrap();
         let granted = (&mut granted).now_or_never().unwrap().unwrap();
         drop((newcomer, granted));
         assert_eq!(used(&admission), Need::default());
@@ -708,13 +737,20 @@ mod tests {
         admission.holders_only(Phase::Quiescing);
         assert!(matches!(
             (&mut anyone).now_or_never(),
-            Some(Err(Error::ShuttingDown { phase: Phase::Quiescing }))
+            Some(Err(Error::ShuttingDown {
+                phase: Phase::Quiescing
+            }))
         ));
-        assert!((&mut holder).now_or_never().is_none(), "a holder may still wait");
+        assert!(
+            (&mut holder).now_or_never().is_none(),
+            "a holder may still wait"
+        );
         admission.close(Phase::Draining);
         assert!(matches!(
             (&mut holder).now_or_never(),
-            Some(Err(Error::ShuttingDown { phase: Phase::Draining }))
+            Some(Err(Error::ShuttingDown {
+                phase: Phase::Draining
+            }))
         ));
         assert_eq!(admission.usage().waiters, 0);
     }
@@ -726,10 +762,18 @@ mod tests {
         let mut line: Vec<_> = (0..100)
             .map(|_| admission.acquire(Pool::Common, Asker::Anyone, bytes(1)))
             .collect();
-        assert!(line.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+        assert!(
+            line.iter_mut()
+                .all(|waiter| waiter.now_or_never().is_none())
+        );
         assert!(matches!(
             now(&admission, Pool::Common, bytes(1)),
-            Some(Err(Error::QueueFull { limit: Limit::Waiters, current: 100, max: 100, .. }))
+            Some(Err(Error::QueueFull {
+                limit: Limit::Waiters,
+                current: 100,
+                max: 100,
+                ..
+            }))
         ));
     }
 }

@@ -201,7 +201,10 @@ impl Queue {
         ))?;
         // It starts anew: none of its attempts so far is charged any more.
         let counted_to = self.journal.status().next_location.saturating_sub(1);
-        let forgiven = record::encode(&Crashes { count: 0, counted_to });
+        let forgiven = record::encode(&Crashes {
+            count: 0,
+            counted_to,
+        });
         self.journal
             .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
         let receipt = self.receipt(id, &cell);
@@ -296,7 +299,9 @@ impl Queue {
     /// Where the bytes are that the last submit on a key left.
     fn find(&self, key: &str) -> Body {
         let state = self.lock();
-        let Some(task) = state.table.last_on(key) else { return Body::Remote };
+        let Some(task) = state.table.last_on(key) else {
+            return Body::Remote;
+        };
         match (&task.action, &task.memory) {
             (Action::Delete, _) => Body::Nothing,
             (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),

@@ -18,8 +18,8 @@ use super::abort::Abort;
 use super::admission::Need;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started, TaskRecord,
-    kind, slot,
+    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started,
+    TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
 use super::task::{Action, Cause, TaskId};
@@ -110,7 +110,10 @@ impl Queue {
         if let Some(started) = started.filter(|_| in_flight.is_some() && quarantined.is_none()) {
             if !clean && started.location > counted.counted_to {
                 crashes = crashes.saturating_add(1);
-                let counted = Crashes { count: crashes, counted_to: started.location };
+                let counted = Crashes {
+                    count: crashes,
+                    counted_to: started.location,
+                };
                 self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
             }
             // Also one that was charged earlier and has not had its turn since.

@@ -91,7 +91,11 @@ impl Checked {
             return self.head.clone();
         }
         let after = after.iter().map(|id| id.0).collect();
-        record::encode(&TaskRecord { after, ..self.record.clone() }).into()
+        record::encode(&TaskRecord {
+            after,
+            ..self.record.clone()
+        })
+        .into()
     }
 
     fn upload(&self) -> Option<(u64, Option<Crc64>)> {
@@ -349,9 +353,7 @@ impl Queue {
         };
         let state = self.lock();
         match state.table.get(candidate) {
-            Some(task) if same => {
-                Ok(Some(self.receipt(candidate, &task.told_cell())))
-            }
+            Some(task) if same => Ok(Some(self.receipt(candidate, &task.told_cell()))),
             Some(task) if checked.options.policy == KeyPolicy::WriteOnce => {
                 Err(Error::KeyPending {
                     key: checked.key.to_string(),

@@ -53,8 +53,14 @@ mod tests {
 
     #[test]
     fn small_ones_have_the_least_and_large_ones_their_time() {
-        assert_eq!(attempt_deadline(0, DEFAULT_MIN_RATE, MIN_ATTEMPT), MIN_ATTEMPT);
-        assert_eq!(attempt_deadline(1024, DEFAULT_MIN_RATE, MIN_ATTEMPT), MIN_ATTEMPT);
+        assert_eq!(
+            attempt_deadline(0, DEFAULT_MIN_RATE, MIN_ATTEMPT),
+            MIN_ATTEMPT
+        );
+        assert_eq!(
+            attempt_deadline(1024, DEFAULT_MIN_RATE, MIN_ATTEMPT),
+            MIN_ATTEMPT
+        );
         // 8 MiB at 64 KiB/s are 128 s.
         assert_eq!(
             attempt_deadline(8 << 20, 64 << 10, MIN_ATTEMPT),

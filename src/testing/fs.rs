@@ -528,7 +528,10 @@ impl SimFs {
     #[must_use]
     pub fn process(&self) -> Self {
         let process = Some(guard(&self.disk).generation);
-        Self { process, ..self.clone() }
+        Self {
+            process,
+            ..self.clone()
+        }
     }
 
     fn alive(&self, disk: &Disk) -> io::Result<()> {

@@ -163,13 +163,23 @@ impl SimRemote {
     /// The next `n` requests meet `fault`.
     pub fn times(&self, n: usize, call: Option<Call>, key: Option<&str>, fault: Fault) {
         let key = key.map(str::to_owned);
-        self.state.lock().rules.push(Rule { call, key, fault, times: Some(n) });
+        self.state.lock().rules.push(Rule {
+            call,
+            key,
+            fault,
+            times: Some(n),
+        });
     }
 
     /// Every request from now on meets `fault`.
     pub fn always(&self, call: Option<Call>, key: Option<&str>, fault: Fault) {
         let key = key.map(str::to_owned);
-        self.state.lock().rules.push(Rule { call, key, fault, times: None });
+        self.state.lock().rules.push(Rule {
+            call,
+            key,
+            fault,
+            times: None,
+        });
     }
 
     /// All is well again; hanging requests stay lost.
@@ -201,7 +211,11 @@ impl SimRemote {
     /// The bytes of an object.
     #[must_use]
     pub fn object(&self, key: &str) -> Option<Bytes> {
-        self.state.lock().objects.get(key).map(|object| object.body.clone())
+        self.state
+            .lock()
+            .objects
+            .get(key)
+            .map(|object| object.body.clone())
     }
 
     /// All keys.
@@ -234,7 +248,11 @@ impl SimRemote {
     #[must_use]
     pub fn count(&self, call: Call, prefix: &str) -> usize {
         let state = self.state.lock();
-        state.seen.iter().filter(|s| s.call == call && s.key.starts_with(prefix)).count()
+        state
+            .seen
+            .iter()
+            .filter(|s| s.call == call && s.key.starts_with(prefix))
+            .count()
     }
 
     /// Requests in flight now, and the most there were at one time.
@@ -276,7 +294,11 @@ impl SimRemote {
             state.in_flight += 1;
             state.most_in_flight = state.most_in_flight.max(state.in_flight);
             if state.seen.len() < MAX_SEEN {
-                state.seen.push(Seen { call, key: key.to_owned(), condition });
+                state.seen.push(Seen {
+                    call,
+                    key: key.to_owned(),
+                    condition,
+                });
             }
             state.meet(call, key)
         };
@@ -332,7 +354,11 @@ impl State {
                 found.is_some_and(|object| object.info.etag == *etag)
             }
         };
-        if holds { Ok(()) } else { Err(RemoteError::conflict("PutObject")) }
+        if holds {
+            Ok(())
+        } else {
+            Err(RemoteError::conflict("PutObject"))
+        }
     }
 
     fn put(&mut self, request: &PutRequest) -> Result<ObjectInfo, RemoteError> {
@@ -354,7 +380,13 @@ impl State {
             write_id,
             last_modified: Some(UNIX_EPOCH + Duration::from_secs(self.next)),
         };
-        self.objects.insert(key.to_owned(), Object { body, info: info.clone() });
+        self.objects.insert(
+            key.to_owned(),
+            Object {
+                body,
+                info: info.clone(),
+            },
+        );
         info
     }
 
@@ -394,8 +426,10 @@ impl Remote for SimRemote {
             let late = Effect::Put(request.clone());
             let condition = request.condition.clone();
             let key = request.key.clone();
-            self.carry(Call::Put, &key, condition, Some(late), move |state| state.put(&request))
-                .await
+            self.carry(Call::Put, &key, condition, Some(late), move |state| {
+                state.put(&request)
+            })
+            .await
         })
     }
 
@@ -403,7 +437,9 @@ impl Remote for SimRemote {
         Box::pin(async move {
             let key = request.key.clone();
             self.carry(Call::Get, &key, None, None, move |state| {
-                let Some(object) = state.objects.get(&request.key) else { return Ok(None) };
+                let Some(object) = state.objects.get(&request.key) else {
+                    return Ok(None);
+                };
                 let body = match request.range {
                     None => object.body.clone(),
                     Some((from, len)) => {
@@ -413,7 +449,10 @@ impl Remote for SimRemote {
                         object.body.slice(range)
                     }
                 };
-                Ok(Some(GetResponse { body, info: object.info.clone() }))
+                Ok(Some(GetResponse {
+                    body,
+                    info: object.info.clone(),
+                }))
             })
             .await
         })
@@ -454,7 +493,10 @@ impl Remote for SimRemote {
                     .take(1001)
                     .collect::<Vec<_>>();
                 let next = objects.get(1000).map(|(key, _)| key.clone());
-                Ok(ListPage { objects: objects.into_iter().take(1000).collect(), next })
+                Ok(ListPage {
+                    objects: objects.into_iter().take(1000).collect(),
+                    next,
+                })
             })
             .await
         })
@@ -467,7 +509,14 @@ impl Remote for SimRemote {
                 state.next += 1;
                 let id = format!("upload-{}", state.next);
                 let CreateMultipart { key, write_id, .. } = request;
-                state.uploads.insert(id.clone(), Upload { key, write_id, parts: BTreeMap::new() });
+                state.uploads.insert(
+                    id.clone(),
+                    Upload {
+                        key,
+                        write_id,
+                        parts: BTreeMap::new(),
+                    },
+                );
                 Ok(id)
             })
             .await
@@ -486,8 +535,14 @@ impl Remote for SimRemote {
                     return Err(RemoteError::permanent("UploadPart", 400, "BadDigest"));
                 }
                 let etag = ETag(format!("{:016x}", checksum.0));
-                let info = PartInfo { number: request.number, etag, checksum };
-                upload.parts.insert(request.number, (request.body, info.clone()));
+                let info = PartInfo {
+                    number: request.number,
+                    etag,
+                    checksum,
+                };
+                upload
+                    .parts
+                    .insert(request.number, (request.body, info.clone()));
                 Ok(info)
             })
             .await
@@ -497,9 +552,13 @@ impl Remote for SimRemote {
     fn complete_multipart(&self, request: CompleteMultipart) -> RemoteFuture<'_, ObjectInfo> {
         Box::pin(async move {
             let (key, condition) = (request.key.clone(), request.condition.clone());
-            self.carry(Call::CompleteMultipart, &key, condition, None, move |state| {
-                state.complete(&request)
-            })
+            self.carry(
+                Call::CompleteMultipart,
+                &key,
+                condition,
+                None,
+                move |state| state.complete(&request),
+            )
             .await
         })
     }

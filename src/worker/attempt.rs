@@ -24,12 +24,12 @@ use crate::queue::receipt::Settlement;
 use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
 use crate::queue::task::{Action, Borrowed, Cause, Condition, KeyPolicy};
 use crate::queue::{Abort, Queue, TaskJob, Totals};
+use crate::random::Random;
 use crate::remote::deadline::attempt_deadline;
 use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
     Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
-use crate::random::Random;
 use crate::time::WallClock;
 
 use super::keys::{Keys, Makes};
@@ -82,7 +82,11 @@ impl Shared {
     }
 
     pub(super) fn deadline(&self, bytes: u64) -> Duration {
-        attempt_deadline(bytes, self.config().min_rate_bytes, self.config().attempt_floor)
+        attempt_deadline(
+            bytes,
+            self.config().min_rate_bytes,
+            self.config().attempt_floor,
+        )
     }
 
     /// Makes one request, within its deadline and until it is cut off.
@@ -180,7 +184,11 @@ impl Shared {
 
     /// The code that made a request panicked: what it had on the wire may still land.
     pub(super) fn lost_hold_of(&self, job: &mut TaskJob) {
-        if let Some(Started { condition, expires_unix_ms }) = job.in_flight.take() {
+        if let Some(Started {
+            condition,
+            expires_unix_ms,
+        }) = job.in_flight.take()
+        {
             self.gave_up(job, condition, expires_unix_ms);
         }
     }
@@ -595,7 +603,9 @@ fn local_trouble(error: &std::io::Error) -> Verdict {
 fn unprobed(error: ProbeError) -> RemoteError {
     match error {
         ProbeError::Failed(error) => error,
-        ProbeError::Deadline { last: Some(error), .. } => error,
+        ProbeError::Deadline {
+            last: Some(error), ..
+        } => error,
         other => RemoteError::transient("probe").with_message(&other.to_string()),
     }
 }

@@ -61,9 +61,12 @@ impl OnRecord<'_> {
         match self.queue.note_multipart(self.task, Some(&note)) {
             // A journal that has failed keeps nothing; the upload is then aborted in this life.
             None => Ok(()),
-            Some(location) => {
-                self.queue.journal.wait_durable(location).await.map_err(io::Error::other)
-            }
+            Some(location) => self
+                .queue
+                .journal
+                .wait_durable(location)
+                .await
+                .map_err(io::Error::other),
         }
     }
 }
@@ -94,8 +97,14 @@ pub(super) async fn upload(
         headers: (*job.headers).clone(),
         write_id: Some(write_id.to_owned()),
     };
-    let journal = OnRecord { queue: &shared.queue, task: job.id };
-    let body = Body { source, queue: &shared.queue };
+    let journal = OnRecord {
+        queue: &shared.queue,
+        task: job.id,
+    };
+    let body = Body {
+        source,
+        queue: &shared.queue,
+    };
     let options = MultipartOptions {
         concurrency: config.part_concurrency,
         min_rate: config.min_rate_bytes,
@@ -109,7 +118,9 @@ pub(super) async fn upload(
         journal: &journal,
         options,
     };
-    let state = job.multipart.get_or_insert_with(|| MultipartUploadState::new(plan));
+    let state = job
+        .multipart
+        .get_or_insert_with(|| MultipartUploadState::new(plan));
     let before = state.parts_done();
     let attempt = async {
         if state.upload_id().is_none() {
@@ -122,24 +133,35 @@ pub(super) async fn upload(
         result = attempt => result,
         () = shared.cut.cancelled() => return Err(cut_off("CompleteMultipartUpload").into()),
     };
-    let sent = job.multipart.as_ref().map_or(0, MultipartUploadState::parts_done);
-    Totals::add(&shared.queue.totals.requests, sent.saturating_sub(before) as u64 + 1);
+    let sent = job
+        .multipart
+        .as_ref()
+        .map_or(0, MultipartUploadState::parts_done);
+    Totals::add(
+        &shared.queue.totals.requests,
+        sent.saturating_sub(before) as u64 + 1,
+    );
     let error = match result {
         Ok(info) => {
             // What was given up on the way is still to be aborted.
-            job.multipart.iter_mut().for_each(MultipartUploadState::finished);
+            job.multipart
+                .iter_mut()
+                .for_each(MultipartUploadState::finished);
             return Ok(info);
         }
         Err(error) => error,
     };
     if let Action::UploadBorrowed(borrowed) = job.action.clone() {
-        shared.check_borrowed(&borrowed).await.map_err(Failed::Local)?;
+        shared
+            .check_borrowed(&borrowed)
+            .await
+            .map_err(Failed::Local)?;
     }
     Err(match error {
         MultipartError::Remote(error) => Failed::Request(error),
-        MultipartError::SourceChanged { .. } | MultipartError::Invalid(_) => {
-            Failed::Local(Verdict::Quarantine(Cause::LocalCorruption(error.to_string())))
-        }
+        MultipartError::SourceChanged { .. } | MultipartError::Invalid(_) => Failed::Local(
+            Verdict::Quarantine(Cause::LocalCorruption(error.to_string())),
+        ),
         error => Failed::Request(
             RemoteError::transient("read of the body").with_message(&error.to_string()),
         ),

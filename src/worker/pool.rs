@@ -98,7 +98,10 @@ impl Pool {
         if verdict.is_err() {
             self.shared.lost_hold_of(&mut job);
         }
-        if matches!(verdict, Ok(Verdict::End(_) | Verdict::Quarantine(_)) | Err(_)) {
+        if matches!(
+            verdict,
+            Ok(Verdict::End(_) | Verdict::Quarantine(_)) | Err(_)
+        ) {
             queue.hand_back(id, job.multipart.take());
         }
         match verdict {

@@ -68,7 +68,11 @@ pub(super) fn failed(error: &RemoteError, failures: u32) -> Next {
 /// Whether a failed request may have made the object, or may still. The parts of an upload, and
 /// its beginning, make none.
 pub(super) fn may_make_the_object(error: &RemoteError) -> bool {
-    let harmless = ["UploadPart", "CreateMultipartUpload", "AbortMultipartUpload"];
+    let harmless = [
+        "UploadPart",
+        "CreateMultipartUpload",
+        "AbortMultipartUpload",
+    ];
     error.effect == Effect::Unknown && !harmless.contains(&error.operation.as_str())
 }
 

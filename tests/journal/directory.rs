@@ -16,7 +16,9 @@ use s3_writeback::testing::fs::{Call, EIO, Fault, SimFs};
 use super::model::{DIR, Sink, driven, open, segment, segments, text, try_open};
 
 fn begin(journal: &Journal, head: Bytes) -> Location {
-    journal.append(Append::begin(1, head, Payload::None)).unwrap()
+    journal
+        .append(Append::begin(1, head, Payload::None))
+        .unwrap()
 }
 
 /// The second open, in this process or another, gets an error that names the first.
@@ -24,17 +26,27 @@ fn begin(journal: &Journal, head: Bytes) -> Location {
 fn lock_names_its_holder() {
     let fs = SimFs::new();
     let (first, _) = open(&fs, 1);
-    let Err(JournalError::Locked { holder, .. }) = try_open(&fs, 2) else { panic!("opened twice") };
+    let Err(JournalError::Locked { holder, .. }) = try_open(&fs, 2) else {
+        panic!("opened twice")
+    };
     assert_eq!(holder, "the test");
-    assert_eq!(inspect(&fs, Path::new(DIR)).unwrap().last_holder.unwrap(), "the test");
+    assert_eq!(
+        inspect(&fs, Path::new(DIR)).unwrap().last_holder.unwrap(),
+        "the test"
+    );
     drop(first);
     open(&fs, 3);
 
     let dir = tempfile::tempdir().unwrap();
-    let options = JournalOptions { segment_bytes: 64 * 1024, ..JournalOptions::new(dir.path()) };
+    let options = JournalOptions {
+        segment_bytes: 64 * 1024,
+        ..JournalOptions::new(dir.path())
+    };
     let open_os = || Journal::open(Arc::new(OsFs), Io::inline(), options.clone());
     let first = open_os().unwrap();
-    let Err(JournalError::Locked { holder, .. }) = open_os() else { panic!("opened twice") };
+    let Err(JournalError::Locked { holder, .. }) = open_os() else {
+        panic!("opened twice")
+    };
     assert!(holder.contains(&std::process::id().to_string()), "{holder}");
     drop(first);
     open_os().unwrap();
@@ -46,16 +58,32 @@ fn nobody_else_may_read_it() {
     use std::os::unix::fs::PermissionsExt;
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("made").join("here");
-    let options = JournalOptions { segment_bytes: 64 * 1024, ..JournalOptions::new(&dir) };
+    let options = JournalOptions {
+        segment_bytes: 64 * 1024,
+        ..JournalOptions::new(&dir)
+    };
     let (journal, _) = Journal::open(Arc::new(OsFs), Io::inline(), options).unwrap();
-    let staged = driven(&journal, journal.stage(StageSource::Bytes(text(1, 100_000)))).unwrap();
-    let owner = journal.append(Append::begin(1, "x", Payload::Staged(staged))).unwrap();
+    let staged = driven(
+        &journal,
+        journal.stage(StageSource::Bytes(text(1, 100_000))),
+    )
+    .unwrap();
+    let owner = journal
+        .append(Append::begin(1, "x", Payload::Staged(staged)))
+        .unwrap();
     journal.drive();
-    assert_eq!(journal.payload(owner).unwrap().read_at(0, 100_000).unwrap(), text(1, 100_000));
+    assert_eq!(
+        journal.payload(owner).unwrap().read_at(0, 100_000).unwrap(),
+        text(1, 100_000)
+    );
     let mut seen = 0;
     let mut todo = vec![dir];
     while let Some(dir) = todo.pop() {
-        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{dir:?}");
+        assert_eq!(
+            std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o700,
+            "{dir:?}"
+        );
         for entry in std::fs::read_dir(&dir).unwrap() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_dir() {
@@ -107,12 +135,19 @@ fn an_unknown_version_is_refused() {
         begin(&journal, text(1, 30));
         journal.drive();
         drop(journal);
-        let path =
-            if which == "segment" { segment(1) } else { Path::new(DIR).join("IDENTITY") };
+        let path = if which == "segment" {
+            segment(1)
+        } else {
+            Path::new(DIR).join("IDENTITY")
+        };
         let mut bytes = fs.peek(&path).unwrap();
         let covered = if which == "segment" { 76 } else { 60 };
         let len = bytes.len();
-        let starts = if which == "segment" { vec![0, len - 128] } else { vec![0] };
+        let starts = if which == "segment" {
+            vec![0, len - 128]
+        } else {
+            vec![0]
+        };
         for at in starts {
             bytes[at + 8] = 9;
             bytes[at + 12] = 8;
@@ -123,7 +158,13 @@ fn an_unknown_version_is_refused() {
         fs.poke(&path, bytes);
         let before = fs.names(Path::new("/"));
         let error = try_open(&fs, 2).unwrap_err();
-        let JournalError::Version { found, min_reader, newest, .. } = &error else {
+        let JournalError::Version {
+            found,
+            min_reader,
+            newest,
+            ..
+        } = &error
+        else {
             panic!("{which}: {error}")
         };
         assert_eq!((*found, *min_reader, *newest), (9, 8, 1));
@@ -147,17 +188,32 @@ fn c12_a_hundred_lives_leave_nothing_behind() {
         }
         journal.drive();
         let owners: Vec<_> = used.iter().copied().rev().take(5).collect();
-        for owner in recovered.owners.iter().map(|owner| owner.location).chain(owners[1..].to_vec()) {
-            journal.append(Append::end(1, owner, "")).map(|at| used.insert(at)).unwrap();
+        for owner in recovered
+            .owners
+            .iter()
+            .map(|owner| owner.location)
+            .chain(owners[1..].to_vec())
+        {
+            journal
+                .append(Append::end(1, owner, ""))
+                .map(|at| used.insert(at))
+                .unwrap();
         }
         driven(&journal, journal.seal()).unwrap();
         driven(&journal, journal.seal()).unwrap();
-        assert!(matches!(journal.append(Append::begin(1, "", Payload::None)), Err(JournalError::Closed)));
+        assert!(matches!(
+            journal.append(Append::begin(1, "", Payload::None)),
+            Err(JournalError::Closed)
+        ));
         drop(journal);
         if life == 10 {
             most = fs.used();
         }
-        assert!(life <= 10 || fs.used() <= most, "life {life}: {} of {most}", fs.used());
+        assert!(
+            life <= 10 || fs.used() <= most,
+            "life {life}: {} of {most}",
+            fs.used()
+        );
     }
 }
 
@@ -177,8 +233,16 @@ fn a_crash_loop_does_not_grow_the_journal() {
         if life == 3 {
             most = fs.used();
         }
-        assert!(life <= 3 || fs.used() <= most, "life {life}: {} of {most}", fs.used());
-        if life % 2 == 0 { fs.kill() } else { fs.crash(life) }
+        assert!(
+            life <= 3 || fs.used() <= most,
+            "life {life}: {} of {most}",
+            fs.used()
+        );
+        if life % 2 == 0 {
+            fs.kill()
+        } else {
+            fs.crash(life)
+        }
         drop(journal);
     }
 }
@@ -196,7 +260,12 @@ fn e11_what_ended_stays_ended_when_segments_go() {
         let ended = begin(&journal, text(2, 100));
         journal.append(Append::note(1, kept, 1, "old")).unwrap();
         journal.drive();
-        fs.fail(Fault { call: None, after: cut, errno: EIO, forever: true });
+        fs.fail(Fault {
+            call: None,
+            after: cut,
+            errno: EIO,
+            forever: true,
+        });
         let mut end = None;
         let mut newer = None;
         for round in 0..120 {
@@ -219,10 +288,21 @@ fn e11_what_ended_stays_ended_when_segments_go() {
         drop(journal);
         let (_, recovered) = open(&fs, 2);
         assert_eq!(recovered.damage, vec![], "cut {cut}");
-        let found = |owner| recovered.owners.iter().find(|found| found.location == owner);
-        let note = &found(kept).unwrap_or_else(|| panic!("cut {cut}: lost")).notes[0].head;
+        let found = |owner| {
+            recovered
+                .owners
+                .iter()
+                .find(|found| found.location == owner)
+        };
+        let note = &found(kept)
+            .unwrap_or_else(|| panic!("cut {cut}: lost"))
+            .notes[0]
+            .head;
         assert!(!newer_durable || &note[..] == b"new", "cut {cut}: {note:?}");
-        assert!(!end_durable || found(ended).is_none(), "cut {cut}: an ended task came back");
+        assert!(
+            !end_durable || found(ended).is_none(),
+            "cut {cut}: an ended task came back"
+        );
     }
 }
 
@@ -238,13 +318,22 @@ fn e10_the_earlier_stays_until_its_end_is_durable() {
         let second = begin(&journal, text(2, 60));
         let end = journal.append(Append::end(1, first, "superseded")).unwrap();
         // The group that holds both is torn.
-        fs.fail(Fault { call: Some(Call::Sync), after: 0, errno: EIO, forever: true });
+        fs.fail(Fault {
+            call: Some(Call::Sync),
+            after: 0,
+            errno: EIO,
+            forever: true,
+        });
         journal.drive();
         assert!(journal.durable() < end);
         fs.crash(seed);
         drop(journal);
         let (_, recovered) = open(&fs, 2);
-        let found: Vec<_> = recovered.owners.iter().map(|owner| owner.location).collect();
+        let found: Vec<_> = recovered
+            .owners
+            .iter()
+            .map(|owner| owner.location)
+            .collect();
         assert!(
             [vec![first], vec![first, second], vec![second]].contains(&found),
             "seed {seed}: {found:?}"
@@ -268,7 +357,10 @@ fn c11_a_head_has_a_limit() {
         Append::begin(1, "", Payload::Inline(long)),
     ] {
         let refused = journal.append(record);
-        assert!(matches!(refused, Err(JournalError::TooLarge { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(JournalError::TooLarge { .. })),
+            "{refused:?}"
+        );
     }
     // A head larger than a segment is taken all the same: it gets a segment of its own size.
     let large = begin(&journal, Bytes::from(vec![b'y'; 50_000]));
@@ -284,7 +376,10 @@ fn c11_a_head_has_a_limit() {
 /// wait, there is no clean mark, and `LOCK` stays until the process goes.
 #[test]
 fn e19_a_hanging_disk_keeps_the_lock() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let fs = SimFs::new();
     // Should an assertion fail, the runtime must not wait for the hanging thread.
     struct Release(SimFs);
@@ -333,9 +428,15 @@ fn a_kill_keeps_what_was_written_and_not_synced() {
     let owner = begin(&journal, text(1, 30));
     driven(&journal, async { journal.flush().await }).unwrap();
     let syncs = fs.count(Call::Sync);
-    journal.append(Append::note(2, owner, 1, "started").unsynced()).unwrap();
+    journal
+        .append(Append::note(2, owner, 1, "started").unsynced())
+        .unwrap();
     journal.drive();
-    assert_eq!(fs.count(Call::Sync), syncs, "a started note costs no fdatasync");
+    assert_eq!(
+        fs.count(Call::Sync),
+        syncs,
+        "a started note costs no fdatasync"
+    );
     fs.kill();
     drop(journal);
     let (journal, recovered) = open(&fs, 2);
@@ -363,14 +464,23 @@ fn payload_files_come_and_go_with_their_owners() {
     assert_eq!((staging(), payloads(), journal.disk_used()), (0, 0, base));
     let (mine, linked) = (Path::new("/data/mine"), Path::new("/data/linked"));
     for path in [mine, linked] {
-        let file = fs.open(path, s3_writeback::journal::fs::OpenMode::CreateNew).unwrap();
+        let file = fs
+            .open(path, s3_writeback::journal::fs::OpenMode::CreateNew)
+            .unwrap();
         file.write_all_at(&text(7, 3000), 0).unwrap();
     }
     let mut owners = Vec::new();
-    for source in [StageSource::Rename(mine.into()), StageSource::Link(linked.into())] {
+    for source in [
+        StageSource::Rename(mine.into()),
+        StageSource::Link(linked.into()),
+    ] {
         let staged = driven(&journal, journal.stage(source)).unwrap();
         assert_eq!(staged.len(), 3000);
-        owners.push(journal.append(Append::begin(1, "adopted", Payload::Staged(staged))).unwrap());
+        owners.push(
+            journal
+                .append(Append::begin(1, "adopted", Payload::Staged(staged)))
+                .unwrap(),
+        );
     }
     assert!(fs.peek(mine).is_none() && fs.peek(linked).is_some());
     journal.drive();
@@ -378,24 +488,41 @@ fn payload_files_come_and_go_with_their_owners() {
     assert_eq!(journal.disk_used(), fs.used() - 256 - 64);
     // A payload the disk refuses is void, and so is its record; the others go on.
     let staged = driven(&journal, journal.stage(StageSource::Bytes(text(3, 2000)))).unwrap();
-    let refused = journal.append(Append::begin(1, "refused", Payload::Staged(staged))).unwrap();
+    let refused = journal
+        .append(Append::begin(1, "refused", Payload::Staged(staged)))
+        .unwrap();
     let fine = begin(&journal, text(4, 20));
-    fs.fail(Fault { call: Some(Call::Sync), after: 0, errno: EIO, forever: false });
+    fs.fail(Fault {
+        call: Some(Call::Sync),
+        after: 0,
+        errno: EIO,
+        forever: false,
+    });
     journal.drive();
-    assert!(matches!(driven(&journal, journal.wait_durable(refused)), Err(JournalError::Void(_))));
+    assert!(matches!(
+        driven(&journal, journal.wait_durable(refused)),
+        Err(JournalError::Void(_))
+    ));
     assert_eq!(journal.durable(), fine);
-    assert!(matches!(driven(&journal, journal.wait_durable(refused)), Err(JournalError::Void(_))));
+    assert!(matches!(
+        driven(&journal, journal.wait_durable(refused)),
+        Err(JournalError::Void(_))
+    ));
     journal.append(Append::end(1, owners[0], "")).unwrap();
     journal.drive();
     assert_eq!(payloads(), 1);
     assert!(journal.payload(owners[0]).is_none());
     // What nobody names is swept.
     let stray = Path::new(DIR).join("payload").join("00000000000000099999");
-    fs.open(&stray, s3_writeback::journal::fs::OpenMode::CreateNew).unwrap();
+    fs.open(&stray, s3_writeback::journal::fs::OpenMode::CreateNew)
+        .unwrap();
     drop(journal);
     let (journal, _) = open(&fs, 2);
     assert_eq!(payloads(), 1);
-    assert_eq!(journal.payload(owners[1]).unwrap().read_at(10, 20).unwrap(), text(7, 3000)[10..30]);
+    assert_eq!(
+        journal.payload(owners[1]).unwrap().read_at(10, 20).unwrap(),
+        text(7, 3000)[10..30]
+    );
 }
 
 /// A handle on an inline payload reads on after its segment was reclaimed.
@@ -403,8 +530,9 @@ fn payload_files_come_and_go_with_their_owners() {
 fn a_handle_outlives_its_segment() {
     let fs = SimFs::new();
     let (journal, _) = open(&fs, 1);
-    let owner =
-        journal.append(Append::begin(1, "h", Payload::Inline(text(5, 400)))).unwrap();
+    let owner = journal
+        .append(Append::begin(1, "h", Payload::Inline(text(5, 400))))
+        .unwrap();
     journal.drive();
     let handle = journal.payload(owner).unwrap();
     journal.append(Append::end(1, owner, "")).unwrap();
@@ -423,8 +551,14 @@ fn a_handle_outlives_its_segment() {
 #[test]
 fn many_threads_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let options = JournalOptions { segment_bytes: 256 * 1024, ..JournalOptions::new(dir.path()) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let options = JournalOptions {
+        segment_bytes: 256 * 1024,
+        ..JournalOptions::new(dir.path())
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let io = Io::pool(runtime.handle().clone(), 2);
     let (journal, _) = Journal::open(Arc::new(OsFs), io, options.clone()).unwrap();
     let running = journal.clone();
@@ -447,14 +581,20 @@ fn many_threads_on_a_real_disk() {
             })
         })
         .collect();
-    let mut live: Vec<Location> =
-        tasks.into_iter().flat_map(|task| runtime.block_on(task).unwrap()).collect();
+    let mut live: Vec<Location> = tasks
+        .into_iter()
+        .flat_map(|task| runtime.block_on(task).unwrap())
+        .collect();
     live.sort_unstable();
     runtime.block_on(journal.seal()).unwrap();
     runtime.block_on(committer).unwrap();
     drop(journal);
     let (_, recovered) = Journal::open(Arc::new(OsFs), Io::inline(), options).unwrap();
     assert!(recovered.clean);
-    let found: Vec<_> = recovered.owners.iter().map(|owner| owner.location).collect();
+    let found: Vec<_> = recovered
+        .owners
+        .iter()
+        .map(|owner| owner.location)
+        .collect();
     assert_eq!(found, live);
 }

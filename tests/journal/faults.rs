@@ -10,7 +10,9 @@ use super::model::{Model, Sink, driven, open, options, segments, text, try_open}
 /// Opens, writes inline and in files, notes, ends, rolls segments, reclaims, seals.
 fn workload(fs: &SimFs, model: &mut Model, sink: &Sink) -> Option<Journal> {
     let (journal, recovered) = try_open(fs, 7).ok()?;
-    model.owners.retain(|at, _| recovered.owners.iter().any(|owner| owner.location == *at));
+    model
+        .owners
+        .retain(|at, _| recovered.owners.iter().any(|owner| owner.location == *at));
     journal.set_sink(Arc::new(sink.clone()));
     let mut live = Vec::new();
     for round in 0..12_u64 {
@@ -63,7 +65,12 @@ fn every_call_fails_once_and_for_ever() {
                 let what = format!("call {after} of {total}, errno {errno}, for ever: {forever}");
                 let fs = SimFs::new();
                 let (mut model, sink) = (Model::default(), Sink::default());
-                fs.fail(Fault { call: None, after, errno, forever });
+                fs.fail(Fault {
+                    call: None,
+                    after,
+                    errno,
+                    forever,
+                });
                 let journal = workload(&fs, &mut model, &sink);
                 fs.crash(after * 7 + u64::from(forever));
                 drop(journal);
@@ -90,7 +97,12 @@ fn c9_a_full_disk_is_waited_out() {
                 live.extend(model.begin(&journal, text(round, 100), None));
                 journal.drive();
             }
-            fs.fail(Fault { call: Some(call), after: after / 4, errno: ENOSPC, forever: true });
+            fs.fail(Fault {
+                call: Some(call),
+                after: after / 4,
+                errno: ENOSPC,
+                forever: true,
+            });
             for round in 4..100 + after * 8 {
                 live.extend(model.begin(&journal, text(round, 100), None));
                 journal.drive();
@@ -104,7 +116,11 @@ fn c9_a_full_disk_is_waited_out() {
             assert!(first <= durable);
             let end = journal.append(Append::end(3, first, "e")).unwrap();
             journal.drive();
-            assert_eq!(driven(&journal, journal.wait_durable(end)).ok(), Some(()), "{what}");
+            assert_eq!(
+                driven(&journal, journal.wait_durable(end)).ok(),
+                Some(()),
+                "{what}"
+            );
             model.owners.remove(&first);
             fs.heal();
             journal.retry_space();
@@ -124,7 +140,9 @@ fn c9_a_full_disk_is_waited_out() {
 fn c9_an_open_without_room_waits_for_it() {
     let fs = SimFs::new();
     let (journal, _) = open(&fs, 1);
-    let owner = journal.append(Append::begin(1, "one", Payload::None)).unwrap();
+    let owner = journal
+        .append(Append::begin(1, "one", Payload::None))
+        .unwrap();
     journal.drive();
     drop(journal);
     fs.kill();
@@ -157,11 +175,17 @@ fn ended_after(bytes: usize) -> (SimFs, bool) {
     let (journal, _) = open(&fs, 1);
     // Live, so that the first segment is not reclaimed.
     for n in 0..5 {
-        journal.append(Append::begin(1, text(n, 400), Payload::None)).unwrap();
+        journal
+            .append(Append::begin(1, text(n, 400), Payload::None))
+            .unwrap();
     }
-    let owner = journal.append(Append::begin(1, "one", Payload::None)).unwrap();
+    let owner = journal
+        .append(Append::begin(1, "one", Payload::None))
+        .unwrap();
     for at in (0..bytes).step_by(500) {
-        journal.append(Append::note(2, owner, 0, text(1, (bytes - at).min(500)))).unwrap();
+        journal
+            .append(Append::note(2, owner, 0, text(1, (bytes - at).min(500))))
+            .unwrap();
         journal.drive();
     }
     let before = segments(&fs).pop();
@@ -178,7 +202,10 @@ fn ended_after(bytes: usize) -> (SimFs, bool) {
 /// the copy is never the copy itself.
 #[test]
 fn e11_an_open_that_is_cut_short_brings_nothing_back() {
-    let rolls = (0..2000).step_by(8).find(|bytes| ended_after(*bytes).1).expect("one fits");
+    let rolls = (0..2000)
+        .step_by(8)
+        .find(|bytes| ended_after(*bytes).1)
+        .expect("one fits");
     for bytes in [0, rolls] {
         for forever in [false, true] {
             for after in 0.. {
@@ -186,7 +213,12 @@ fn e11_an_open_that_is_cut_short_brings_nothing_back() {
                 let (fs, _) = ended_after(bytes);
                 fs.crash(after);
                 let before = fs.total();
-                fs.fail(Fault { call: None, after, errno: ENOSPC, forever });
+                fs.fail(Fault {
+                    call: None,
+                    after,
+                    errno: ENOSPC,
+                    forever,
+                });
                 let opened = try_open(&fs, 2);
                 let calls = fs.total() - before;
                 fs.heal();
@@ -215,12 +247,18 @@ fn e20_everything_ends_on_a_full_disk() {
     for round in 0..5000 {
         let payload = if round % 16 == 0 {
             let bytes = StageSource::Bytes(text(round, 1200));
-            let Ok(staged) = driven(&journal, journal.stage(bytes)) else { continue };
+            let Ok(staged) = driven(&journal, journal.stage(bytes)) else {
+                continue;
+            };
             Payload::Staged(staged)
         } else {
             Payload::None
         };
-        owners.push(journal.append(Append::begin(1, text(round, 80), payload)).unwrap());
+        owners.push(
+            journal
+                .append(Append::begin(1, text(round, 80), payload))
+                .unwrap(),
+        );
         journal.drive();
         if journal.status().short_of_space {
             break;
@@ -234,19 +272,39 @@ fn e20_everything_ends_on_a_full_disk() {
     for (at, owner) in owners.iter().enumerate() {
         fs.set_capacity(Some(fs.used()));
         // Attempts go on as well: such notes are left out where there is no room for them.
-        journal.append(Append::note(2, *owner, 1, "started").unsynced()).unwrap();
-        journal.append(Append::note(2, *owner, 2, text(1, 30))).unwrap();
-        let end = journal.append(Append::end(3, *owner, "an etag of some forty characters, say")).unwrap();
+        journal
+            .append(Append::note(2, *owner, 1, "started").unsynced())
+            .unwrap();
+        journal
+            .append(Append::note(2, *owner, 2, text(1, 30)))
+            .unwrap();
+        let end = journal
+            .append(Append::end(
+                3,
+                *owner,
+                "an etag of some forty characters, say",
+            ))
+            .unwrap();
         journal.drive();
         let done = driven(&journal, journal.wait_durable(end));
-        assert!(done.is_ok(), "end {at} of {}: {done:?} {:?}", owners.len(), journal.status());
+        assert!(
+            done.is_ok(),
+            "end {at} of {}: {done:?} {:?}",
+            owners.len(),
+            journal.status()
+        );
     }
     driven(&journal, journal.seal()).unwrap();
     drop(journal);
     fs.crash(5);
     fs.set_capacity(None);
     let (_, recovered) = open(&fs, 2);
-    assert!(recovered.owners.iter().all(|owner| owner.location == waiting));
+    assert!(
+        recovered
+            .owners
+            .iter()
+            .all(|owner| owner.location == waiting)
+    );
     assert!(recovered.clean || !recovered.owners.is_empty());
     assert_eq!(options(1).segment_bytes, 4096);
 }

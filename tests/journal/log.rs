@@ -14,11 +14,21 @@ use super::model::{DIR, Sink, driven, open, options, segment, segments, text, tr
 const HEADER: usize = 128;
 
 fn begin(journal: &Journal, text: &str) -> Location {
-    journal.append(Append::begin(1, Bytes::copy_from_slice(text.as_bytes()), Payload::None)).unwrap()
+    journal
+        .append(Append::begin(
+            1,
+            Bytes::copy_from_slice(text.as_bytes()),
+            Payload::None,
+        ))
+        .unwrap()
 }
 
 fn locations(recovered: &Recovered) -> Vec<Location> {
-    recovered.owners.iter().map(|owner| owner.location).collect()
+    recovered
+        .owners
+        .iter()
+        .map(|owner| owner.location)
+        .collect()
 }
 
 /// C7: the last segment cut off at every byte: it opens, everything before the cut is there, and
@@ -33,7 +43,14 @@ fn c7_a_cut_at_every_byte_takes_only_the_tail() {
         let owner = begin(&journal, &format!("owner number {number}"));
         journal.drive();
         durable.push(owner);
-        ends.push(inspect(&fs, Path::new(DIR)).unwrap().segments.last().unwrap().end);
+        ends.push(
+            inspect(&fs, Path::new(DIR))
+                .unwrap()
+                .segments
+                .last()
+                .unwrap()
+                .end,
+        );
     }
     drop(journal);
     assert_eq!(segments(&fs).len(), 1, "the test wants one segment");
@@ -49,7 +66,11 @@ fn c7_a_cut_at_every_byte_takes_only_the_tail() {
         if cut >= HEADER {
             assert_eq!(recovered.damage, vec![], "cut at {cut}");
         } else {
-            assert_eq!(recovered.damage.len(), 1, "the header is gone: that is not a torn tail");
+            assert_eq!(
+                recovered.damage.len(),
+                1,
+                "the header is gone: that is not a torn tail"
+            );
         }
         // It goes on, and the next open has the same and the new.
         let new = begin(&journal, "after");
@@ -69,7 +90,11 @@ fn three_segments(fs: &SimFs) -> Vec<Location> {
     while segments(fs).len() < 3 {
         owners.push(
             journal
-                .append(Append::begin(1, text(owners.len() as u64, 180), Payload::None))
+                .append(Append::begin(
+                    1,
+                    text(owners.len() as u64, 180),
+                    Payload::None,
+                ))
                 .unwrap(),
         );
         journal.drive();
@@ -93,11 +118,18 @@ fn c8_damage_takes_its_record_only_and_is_kept() {
     let mut litter = None;
     for round in 0..30 {
         let (journal, recovered) = open(&fs, 10 + round);
-        let expected: Vec<_> = owners.iter().copied().filter(|owner| *owner != owners[2]).collect();
+        let expected: Vec<_> = owners
+            .iter()
+            .copied()
+            .filter(|owner| *owner != owners[2])
+            .collect();
         assert_eq!(locations(&recovered), expected, "open {round}");
         assert_eq!(recovered.damage.len(), 1);
         let damage = &recovered.damage[0];
-        assert_eq!((damage.segment, damage.missing.clone()), (1, vec![owners[2]]));
+        assert_eq!(
+            (damage.segment, damage.missing.clone()),
+            (1, vec![owners[2]])
+        );
         assert!((damage.offset..damage.offset + damage.len).contains(&(at as u64)));
         let kept = fs.peek(damage.kept.as_ref().unwrap()).unwrap();
         let from = damage.offset as usize;
@@ -109,7 +141,10 @@ fn c8_damage_takes_its_record_only_and_is_kept() {
             fs.kill();
         }
         let names = fs.names(Path::new(DIR)).len();
-        assert!(litter.is_none_or(|before| names <= before + 1), "open {round}: {names} names");
+        assert!(
+            litter.is_none_or(|before| names <= before + 1),
+            "open {round}: {names} names"
+        );
         litter = litter.or(Some(names + 2));
     }
 }
@@ -123,14 +158,29 @@ fn c8_refusing_changes_nothing() {
     let mut bytes = fs.peek(&path).unwrap();
     bytes[600] ^= 1;
     fs.poke(&path, bytes);
-    let before: Vec<_> =
-        fs.names(Path::new("/")).into_iter().map(|name| (fs.peek(&name), name)).collect();
-    let refusing = JournalOptions { on_damage: OnDamage::Refuse, ..options(5) };
-    let refused = Journal::open(Arc::new(fs.clone()), s3_writeback::io::Io::inline(), refusing);
-    let Err(JournalError::Damaged(damage)) = refused else { panic!("{refused:?}") };
+    let before: Vec<_> = fs
+        .names(Path::new("/"))
+        .into_iter()
+        .map(|name| (fs.peek(&name), name))
+        .collect();
+    let refusing = JournalOptions {
+        on_damage: OnDamage::Refuse,
+        ..options(5)
+    };
+    let refused = Journal::open(
+        Arc::new(fs.clone()),
+        s3_writeback::io::Io::inline(),
+        refusing,
+    );
+    let Err(JournalError::Damaged(damage)) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(damage.len(), 1);
-    let after: Vec<_> =
-        fs.names(Path::new("/")).into_iter().map(|name| (fs.peek(&name), name)).collect();
+    let after: Vec<_> = fs
+        .names(Path::new("/"))
+        .into_iter()
+        .map(|name| (fs.peek(&name), name))
+        .collect();
     assert!(before == after, "something was changed");
     // And the lock is free again.
     open(&fs, 6);
@@ -172,19 +222,30 @@ fn e12_a_payload_that_is_a_segment_is_not_one() {
     }
     journal.drive();
     let bait = fs.peek(&segment(1)).unwrap()[HEADER..HEADER + 500].to_vec();
-    let carrier =
-        journal.append(Append::begin(1, "carrier", Payload::Inline(Bytes::from(bait)))).unwrap();
+    let carrier = journal
+        .append(Append::begin(
+            1,
+            "carrier",
+            Payload::Inline(Bytes::from(bait)),
+        ))
+        .unwrap();
     let after = begin(&journal, "after");
     journal.drive();
     driven(&journal, journal.seal()).unwrap();
     let mut bytes = fs.peek(&segment(1)).unwrap();
-    let at = bytes.windows(7).position(|seven| seven == b"carrier").unwrap();
+    let at = bytes
+        .windows(7)
+        .position(|seven| seven == b"carrier")
+        .unwrap();
     // The header of the frame that carries it: so the search goes through the payload.
     bytes[at - 40] ^= 1;
     fs.poke(&segment(1), bytes);
     let (_, recovered) = open(&fs, 2);
     assert_eq!(locations(&recovered), [1, 2, 3, 4, after]);
-    assert_eq!(recovered.records, 5, "a frame of the payload was read as one: {carrier}");
+    assert_eq!(
+        recovered.records, 5,
+        "a frame of the payload was read as one: {carrier}"
+    );
     assert_eq!(recovered.damage.len(), 1);
 }
 
@@ -198,11 +259,28 @@ fn e12_a_group_torn_in_its_middle_is_cut_off_whole() {
         let first = begin(&journal, "acknowledged");
         journal.drive();
         for number in 0..12 {
-            journal.append(Append::begin(1, text(number, 180), Payload::None)).unwrap();
+            journal
+                .append(Append::begin(1, text(number, 180), Payload::None))
+                .unwrap();
         }
-        fs.fail(Fault { call: Some(Call::Sync), after: 0, errno: EIO, forever: true });
-        fs.fail(Fault { call: Some(Call::Create), after: 0, errno: EIO, forever: true });
-        fs.fail(Fault { call: Some(Call::Open), after: 0, errno: EIO, forever: true });
+        fs.fail(Fault {
+            call: Some(Call::Sync),
+            after: 0,
+            errno: EIO,
+            forever: true,
+        });
+        fs.fail(Fault {
+            call: Some(Call::Create),
+            after: 0,
+            errno: EIO,
+            forever: true,
+        });
+        fs.fail(Fault {
+            call: Some(Call::Open),
+            after: 0,
+            errno: EIO,
+            forever: true,
+        });
         // The fdatasync fails, and the power goes before anything else is done about it.
         journal.drive();
         fs.crash(seed);
@@ -221,7 +299,10 @@ fn e12_a_group_torn_in_its_middle_is_cut_off_whole() {
         torn += u64::from(behind);
         let found = locations(&recovered);
         assert_eq!(found[0], first);
-        assert!(found.len() <= kept + 1, "seed {seed}: a record behind the tear was recovered");
+        assert!(
+            found.len() <= kept + 1,
+            "seed {seed}: a record behind the tear was recovered"
+        );
     }
     assert!(torn > 10, "the test tears: {torn}");
 }
@@ -237,12 +318,22 @@ fn c10_a_failed_sync_poisons_its_segment() {
         journal.set_sink(Arc::new(sink.clone()));
         let first = begin(&journal, "first");
         journal.drive();
-        let started = journal.append(Append::note(2, first, 1, "started").unsynced()).unwrap();
+        let started = journal
+            .append(Append::note(2, first, 1, "started").unsynced())
+            .unwrap();
         journal.drive();
-        assert!(journal.durable() < started, "a note without a sync is not durable yet");
+        assert!(
+            journal.durable() < started,
+            "a note without a sync is not durable yet"
+        );
         let second = begin(&journal, "second");
         fs.start_log();
-        fs.fail(Fault { call: Some(call), after: 0, errno: EIO, forever: false });
+        fs.fail(Fault {
+            call: Some(call),
+            after: 0,
+            errno: EIO,
+            forever: false,
+        });
         journal.drive();
         assert_eq!(journal.durable(), second);
         assert_eq!(journal.status().poisoned_segments, 1);
@@ -253,7 +344,9 @@ fn c10_a_failed_sync_poisons_its_segment() {
         let failed = log.iter().find(|line| line.starts_with(&verb)).unwrap();
         let path = failed.split(' ').nth(1).unwrap();
         let touched = |what: &str| {
-            log.iter().filter(|line| line.starts_with(what) && line.contains(path)).count()
+            log.iter()
+                .filter(|line| line.starts_with(what) && line.contains(path))
+                .count()
         };
         assert_eq!(touched("Sync"), usize::from(call == Call::Sync), "{log:#?}");
         assert_eq!(touched("Write"), 1, "{log:#?}");
@@ -277,27 +370,54 @@ fn c10_a_disk_that_fails_for_ever_ends_the_journal() {
     let first = begin(&journal, "first");
     journal.drive();
     // More than one segment takes: the last ones are never written.
-    let rest: Vec<_> = (0..40).map(|n| begin(&journal, &"x".repeat(150 + n))).collect();
+    let rest: Vec<_> = (0..40)
+        .map(|n| begin(&journal, &"x".repeat(150 + n)))
+        .collect();
     let wait = journal.wait_durable(rest[0]);
-    fs.fail(Fault { call: Some(Call::Sync), after: 0, errno: EIO, forever: true });
+    fs.fail(Fault {
+        call: Some(Call::Sync),
+        after: 0,
+        errno: EIO,
+        forever: true,
+    });
     journal.drive();
     let heard = sink.0.lock().unwrap();
     assert_eq!((heard.durable, heard.failed), (first, 1));
-    assert!(!heard.void.is_empty() && !heard.undetermined.is_empty(), "{heard:?}");
-    let mut all: Vec<_> = heard.void.iter().chain(&heard.undetermined).copied().collect();
+    assert!(
+        !heard.void.is_empty() && !heard.undetermined.is_empty(),
+        "{heard:?}"
+    );
+    let mut all: Vec<_> = heard
+        .void
+        .iter()
+        .chain(&heard.undetermined)
+        .copied()
+        .collect();
     all.sort_unstable();
     assert_eq!(all, rest);
-    assert!(matches!(driven(&journal, wait), Err(JournalError::Undetermined(_))));
+    assert!(matches!(
+        driven(&journal, wait),
+        Err(JournalError::Undetermined(_))
+    ));
     let void = journal.wait_durable(heard.void[0]);
     assert!(matches!(driven(&journal, void), Err(JournalError::Void(_))));
-    assert!(matches!(journal.append(Append::end(1, first, "")), Err(JournalError::Failed(_))));
-    assert!(matches!(driven(&journal, journal.seal()), Err(JournalError::Failed(_))));
+    assert!(matches!(
+        journal.append(Append::end(1, first, "")),
+        Err(JournalError::Failed(_))
+    ));
+    assert!(matches!(
+        driven(&journal, journal.seal()),
+        Err(JournalError::Failed(_))
+    ));
     // Void is void: also when all that the kernel has reaches the disk after all.
     fs.kill();
     drop(journal);
     let (_journal, recovered) = open(&fs, 2);
     for owner in locations(&recovered) {
-        assert!(!heard.void.contains(&owner), "void record {owner} came back");
+        assert!(
+            !heard.void.contains(&owner),
+            "void record {owner} came back"
+        );
     }
     assert!(try_open(&fs, 3).is_err(), "the lock is held by the second");
 }

@@ -54,7 +54,9 @@ pub fn driven<T>(journal: &Journal, future: impl Future<Output = T>) -> T {
 }
 
 pub fn segment(number: u64) -> PathBuf {
-    PathBuf::from(DIR).join("segments").join(format!("{number:020}"))
+    PathBuf::from(DIR)
+        .join("segments")
+        .join(format!("{number:020}"))
 }
 
 /// Segment files, oldest first.
@@ -92,7 +94,10 @@ impl CommitSink for Sink {
     fn void(&self, locations: &[Location], _: &JournalFailure) {
         let mut heard = self.0.lock().unwrap();
         for location in locations {
-            assert!(!heard.is_durable(*location), "{location} was durable, and is void");
+            assert!(
+                !heard.is_durable(*location),
+                "{location} was durable, and is void"
+            );
             assert!(!heard.undetermined.contains(location));
         }
         heard.void.extend(locations);
@@ -106,8 +111,14 @@ impl CommitSink for Sink {
     fn undetermined(&self, locations: &[Location], _: &JournalFailure) {
         let mut heard = self.0.lock().unwrap();
         for location in locations {
-            assert!(!heard.is_durable(*location), "{location} was durable, and is undetermined");
-            assert!(!heard.void.contains(location), "{location} is void and undetermined");
+            assert!(
+                !heard.is_durable(*location),
+                "{location} was durable, and is undetermined"
+            );
+            assert!(
+                !heard.void.contains(location),
+                "{location} is void and undetermined"
+            );
         }
         heard.undetermined.extend(locations);
     }
@@ -162,7 +173,10 @@ pub fn text(location_hint: u64, len: usize) -> Bytes {
 
 impl Model {
     fn assigned(&mut self, location: Location) {
-        assert!(self.used.insert(location), "location {location} was used before");
+        assert!(
+            self.used.insert(location),
+            "location {location} was used before"
+        );
     }
 
     pub fn begin(
@@ -175,15 +189,22 @@ impl Model {
             None => Payload::None,
             Some((bytes, false)) => Payload::Inline(bytes.clone()),
             Some((bytes, true)) => {
-                let staged =
-                    driven(journal, journal.stage(StageSource::Bytes(bytes.clone())));
+                let staged = driven(journal, journal.stage(StageSource::Bytes(bytes.clone())));
                 Payload::Staged(staged.ok()?)
             }
         };
-        let location = journal.append(Append::begin(1, head.clone(), payload)).ok()?;
+        let location = journal
+            .append(Append::begin(1, head.clone(), payload))
+            .ok()?;
         self.assigned(location);
         let body = body.map(|(bytes, _)| bytes);
-        let owner = ModelOwner { head, body, fate: Fate::Open, notes: Vec::new(), end: None };
+        let owner = ModelOwner {
+            head,
+            body,
+            fate: Fate::Open,
+            notes: Vec::new(),
+            end: None,
+        };
         self.owners.insert(location, owner);
         Some(location)
     }
@@ -193,14 +214,24 @@ impl Model {
         if !sync {
             record = record.unsynced();
         }
-        let Ok(location) = journal.append(record) else { return };
+        let Ok(location) = journal.append(record) else {
+            return;
+        };
         self.assigned(location);
-        let note = ModelNote { location, slot, head, fate: Fate::Open, optional: !sync };
+        let note = ModelNote {
+            location,
+            slot,
+            head,
+            fate: Fate::Open,
+            optional: !sync,
+        };
         self.owners.get_mut(&owner).unwrap().notes.push(note);
     }
 
     pub fn end(&mut self, journal: &Journal, owner: Location) {
-        let Ok(location) = journal.append(Append::end(3, owner, "end")) else { return };
+        let Ok(location) = journal.append(Append::end(3, owner, "end")) else {
+            return;
+        };
         self.assigned(location);
         self.owners.get_mut(&owner).unwrap().end = Some((location, Fate::Open));
     }
@@ -223,14 +254,18 @@ impl Model {
                 owner.end = Some((location, fate(location, old)));
             }
         }
-        self.owners.retain(|_, owner| !matches!(owner.end, Some((_, Fate::Durable))));
+        self.owners
+            .retain(|_, owner| !matches!(owner.end, Some((_, Fate::Durable))));
     }
 
     /// Checks what was recovered, and goes on from it.
     #[track_caller]
     pub fn check(&mut self, journal: &Journal, recovered: &Recovered, what: &str) {
-        let found: BTreeMap<_, _> =
-            recovered.owners.iter().map(|owner| (owner.location, owner)).collect();
+        let found: BTreeMap<_, _> = recovered
+            .owners
+            .iter()
+            .map(|owner| (owner.location, owner))
+            .collect();
         for (location, owner) in &self.owners {
             let Some(found) = found.get(location) else {
                 let may_miss = owner.fate != Fate::Durable
@@ -238,20 +273,34 @@ impl Model {
                 assert!(may_miss, "{what}: owner {location} was durable and is gone");
                 continue;
             };
-            assert_ne!(owner.fate, Fate::Void, "{what}: void owner {location} came back");
+            assert_ne!(
+                owner.fate,
+                Fate::Void,
+                "{what}: void owner {location} came back"
+            );
             assert_eq!(found.head, owner.head, "{what}: head of {location}");
-            assert_eq!(found.payload, owner.body.as_ref().map(|body| body.len() as u64));
+            assert_eq!(
+                found.payload,
+                owner.body.as_ref().map(|body| body.len() as u64)
+            );
             if let Some(body) = &owner.body {
-                let handle = journal.payload(*location).unwrap_or_else(|| {
-                    panic!("{what}: owner {location} has no payload handle")
-                });
+                let handle = journal
+                    .payload(*location)
+                    .unwrap_or_else(|| panic!("{what}: owner {location} has no payload handle"));
                 let read = handle.read_at(0, body.len()).unwrap_or_else(|error| {
-                    panic!("{what}: payload of {location} ({}): {error}", handle.is_external())
+                    panic!(
+                        "{what}: payload of {location} ({}): {error}",
+                        handle.is_external()
+                    )
                 });
                 assert_eq!(&read, body, "{what}: payload of {location}");
             }
             for slot in 0..4 {
-                let notes: Vec<_> = owner.notes.iter().filter(|note| note.slot == slot).collect();
+                let notes: Vec<_> = owner
+                    .notes
+                    .iter()
+                    .filter(|note| note.slot == slot)
+                    .collect();
                 let got = found.notes.iter().find(|note| note.slot == slot);
                 // The latest that is durable must be there, or a later one. What may be left
                 // out for want of room counts as durable, and may be missing.
@@ -262,7 +311,10 @@ impl Model {
                     .max()
                     .unwrap_or(0);
                 let got_at = got.map_or(0, |note| note.location);
-                assert!(got_at >= least, "{what}: note {least} of {location}/{slot}: got {got_at}");
+                assert!(
+                    got_at >= least,
+                    "{what}: note {least} of {location}/{slot}: got {got_at}"
+                );
                 if let Some(got) = got {
                     let known = notes.iter().find(|note| note.location == got.location);
                     let known = known.unwrap_or_else(|| panic!("{what}: a note nobody wrote"));
@@ -276,12 +328,15 @@ impl Model {
             assert!(known, "{what}: owner {location} had ended, or never was");
         }
         // From here on, what was recovered is owed.
-        self.owners.retain(|location, _| found.contains_key(location));
+        self.owners
+            .retain(|location, _| found.contains_key(location));
         for (location, owner) in &mut self.owners {
             owner.fate = Fate::Durable;
             owner.end = None;
             let got = &found[location].notes;
-            owner.notes.retain(|note| got.iter().any(|got| got.location == note.location));
+            owner
+                .notes
+                .retain(|note| got.iter().any(|got| got.location == note.location));
             for note in &mut owner.notes {
                 note.fate = Fate::Durable;
                 note.optional = false;

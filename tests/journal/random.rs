@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use s3_writeback::journal::{Journal, JournalError, Recovered};
-use s3_writeback::testing::fs::{EIO, EMFILE, ENOSPC, Call, Fault, SimFs};
+use s3_writeback::testing::fs::{Call, EIO, EMFILE, ENOSPC, Fault, SimFs};
 
 use super::model::{Model, Sink, driven, open, text, try_open};
 
@@ -47,7 +47,13 @@ fn step(journal: &Journal, model: &mut Model, rng: &mut StdRng, hint: u64) {
         4..=5 if !live.is_empty() => {
             let owner = live[rng.random_range(0..live.len())];
             let head = text(hint, rng.random_range(0..60));
-            model.note(journal, owner, rng.random_range(0..3), head, rng.random_bool(0.5));
+            model.note(
+                journal,
+                owner,
+                rng.random_range(0..3),
+                head,
+                rng.random_bool(0.5),
+            );
         }
         6..=7 if !live.is_empty() => {
             model.end(journal, live[rng.random_range(0..live.len())]);
@@ -65,7 +71,10 @@ fn open_somehow(fs: &SimFs, rng: &mut StdRng, what: &str) -> (Journal, Recovered
             let opened = try_open(fs, rng.random());
             fs.heal();
             if std::env::var("JOURNAL_SEED").is_ok() {
-                println!("seed: {fault:?} {:?}", opened.as_ref().map(|o| o.1.next_location));
+                println!(
+                    "seed: {fault:?} {:?}",
+                    opened.as_ref().map(|o| o.1.next_location)
+                );
             }
             match opened {
                 Ok(opened) => return opened,
@@ -88,11 +97,18 @@ fn life(seed: u64) {
     for round in 0..rng.random_range(2..7) {
         let what = format!("seed {seed}, round {round}");
         let (journal, recovered) = open_somehow(&fs, rng, &what);
-        assert_eq!(recovered.damage, vec![], "{what}: a torn tail is not damage");
+        assert_eq!(
+            recovered.damage,
+            vec![],
+            "{what}: a torn tail is not damage"
+        );
         model.check(&journal, &recovered, &what);
         if let Ok(watched) = std::env::var("JOURNAL_OWNER") {
             let watched: u64 = watched.parse().unwrap();
-            println!("owner {watched}: {:?}", model.owners.get(&watched).map(|o| (o.fate, o.end)));
+            println!(
+                "owner {watched}: {:?}",
+                model.owners.get(&watched).map(|o| (o.fate, o.end))
+            );
         }
         let sink = Sink::default();
         journal.set_sink(std::sync::Arc::new(sink.clone()));
@@ -138,7 +154,13 @@ fn life(seed: u64) {
             }
         }
         if std::env::var("JOURNAL_SEED").is_ok() {
-            println!("{what} segments {:?}", super::model::segments(&fs).iter().map(|p| p.file_name().unwrap().to_str().unwrap()[15..].to_string()).collect::<Vec<_>>());
+            println!(
+                "{what} segments {:?}",
+                super::model::segments(&fs)
+                    .iter()
+                    .map(|p| p.file_name().unwrap().to_str().unwrap()[15..].to_string())
+                    .collect::<Vec<_>>()
+            );
             println!("{what} ends: {:?}", sink.0.lock().unwrap());
         }
         fs.heal();

@@ -36,7 +36,12 @@ fn task(id: u64, key: &str) -> Task {
 }
 
 fn generation(id: u64) -> Task {
-    Task { policy: KeyPolicy::Rewritable, coalesce: true, durable: false, ..task(id, "k") }
+    Task {
+        policy: KeyPolicy::Rewritable,
+        coalesce: true,
+        durable: false,
+        ..task(id, "k")
+    }
 }
 
 fn take(table: &mut Table) -> Option<u64> {
@@ -59,10 +64,17 @@ fn one_task_a_key_in_order_of_submission() {
     for (id, key) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
         table.insert(task(id, key));
     }
-    assert_eq!((take(&mut table), take(&mut table), take(&mut table)), (Some(1), Some(3), None));
+    assert_eq!(
+        (take(&mut table), take(&mut table), take(&mut table)),
+        (Some(1), Some(3), None)
+    );
     table.end(TaskId(1), uploaded());
     assert_eq!((take(&mut table), take(&mut table)), (Some(2), None));
-    table.retry(TaskId(2), Instant::now() + Duration::from_secs(9), Some("e".to_owned()));
+    table.retry(
+        TaskId(2),
+        Instant::now() + Duration::from_secs(9),
+        Some("e".to_owned()),
+    );
     assert_eq!(take(&mut table), None, "a task in back-off holds its key");
     table.end(TaskId(2), Settlement::Cancelled);
     assert_eq!(take(&mut table), Some(4));
@@ -71,8 +83,14 @@ fn one_task_a_key_in_order_of_submission() {
 #[test]
 fn nothing_runs_before_it_is_durable() {
     let mut table = Table::new(9);
-    table.insert(Task { durable: false, ..task(1, "a") });
-    table.insert(Task { durable: false, ..task(2, "b") });
+    table.insert(Task {
+        durable: false,
+        ..task(1, "a")
+    });
+    table.insert(Task {
+        durable: false,
+        ..task(2, "b")
+    });
     assert_eq!(take(&mut table), None);
     let (told, _) = table.durable(TaskId(1));
     assert_eq!(told.len(), 1);
@@ -85,8 +103,14 @@ fn a_dependent_starts_after_all_that_it_is_after() {
     for id in [1, 2] {
         table.insert(task(id, &format!("sst/{id}")));
     }
-    table.insert(Task { after: ids(&[1, 2]), ..task(3, "manifest") });
-    assert_eq!((take(&mut table), take(&mut table), take(&mut table)), (Some(1), Some(2), None));
+    table.insert(Task {
+        after: ids(&[1, 2]),
+        ..task(3, "manifest")
+    });
+    assert_eq!(
+        (take(&mut table), take(&mut table), take(&mut table)),
+        (Some(1), Some(2), None)
+    );
     table.end(TaskId(2), uploaded());
     assert_eq!(take(&mut table), None);
     table.end(TaskId(1), uploaded());
@@ -98,36 +122,65 @@ fn e37_a_dependency_that_will_never_be_in_s3_quarantines_what_is_after_it() {
     for settlement in [Settlement::PreconditionFailed, Settlement::Cancelled] {
         let mut table = Table::new(9);
         table.insert(task(1, "sst"));
-        table.insert(Task { after: ids(&[1]), ..task(2, "manifest") });
-        table.insert(Task { after: ids(&[2]), ..task(3, "pointer") });
+        table.insert(Task {
+            after: ids(&[1]),
+            ..task(2, "manifest")
+        });
+        table.insert(Task {
+            after: ids(&[2]),
+            ..task(3, "pointer")
+        });
         let ended = table.end(TaskId(1), settlement).unwrap();
         assert_eq!(ended.orphaned, ids(&[2]));
-        assert_eq!(table.cause_of(TaskId(2)), Some(Cause::Dependency(TaskId(1))));
-        assert_eq!(table.counts(), [1, 0, 0, 0, 1], "what is after a quarantined task is parked");
+        assert_eq!(
+            table.cause_of(TaskId(2)),
+            Some(Cause::Dependency(TaskId(1)))
+        );
+        assert_eq!(
+            table.counts(),
+            [1, 0, 0, 0, 1],
+            "what is after a quarantined task is parked"
+        );
         let ended = table.end(TaskId(2), Settlement::Cancelled).unwrap();
-        assert_eq!(ended.orphaned, ids(&[3]), "purged: what is after it goes the same way");
+        assert_eq!(
+            ended.orphaned,
+            ids(&[3]),
+            "purged: what is after it goes the same way"
+        );
     }
 }
 
 #[test]
 fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
     let admission = super::super::admission::Admission::new(
-        super::super::admission::Need { tasks: 9, bytes: 9, disk: 9 },
+        super::super::admission::Need {
+            tasks: 9,
+            bytes: 9,
+            disk: 9,
+        },
         super::super::admission::Need::default(),
         9,
         "q".into(),
     );
     let mut table = Table::new(9);
     table.insert(task(1, "sst"));
-    table.insert(Task { after: ids(&[1]), ..task(2, "manifest") });
+    table.insert(Task {
+        after: ids(&[1]),
+        ..task(2, "manifest")
+    });
     assert_eq!(take(&mut table), Some(1));
-    let told = table.quarantine(TaskId(1), Cause::Panicked("p".to_owned())).unwrap();
+    let told = table
+        .quarantine(TaskId(1), Cause::Panicked("p".to_owned()))
+        .unwrap();
     assert_eq!(told.cells.len(), 1);
     assert_eq!(take(&mut table), None);
     assert!(!table.can_move(Instant::now() + Duration::from_secs(999), false, false));
     let permit = admission.recover(super::super::admission::Need::default());
     let cell = table.replay(TaskId(1), permit, Instant::now()).unwrap();
-    assert!(!Arc::ptr_eq(&cell, &told.cells[0]), "a replay is answered on its own");
+    assert!(
+        !Arc::ptr_eq(&cell, &told.cells[0]),
+        "a replay is answered on its own"
+    );
     assert_eq!((take(&mut table), take(&mut table)), (Some(1), None));
     table.end(TaskId(1), uploaded());
     assert_eq!(take(&mut table), Some(2));
@@ -149,12 +202,20 @@ fn b5_generations_that_wait_are_one_task_in_the_place_of_the_first() {
     let (_, superseded) = table.durable(TaskId(1000));
     assert_eq!(superseded.len(), 999);
     assert_eq!(table.len(), 2);
-    assert_eq!(table.first_open(), Some(TaskId(1)), "a drain of 1 waits for its heir");
+    assert_eq!(
+        table.first_open(),
+        Some(TaskId(1)),
+        "a drain of 1 waits for its heir"
+    );
     assert_eq!(table.resolve(TaskId(1)), Some(TaskId(1000)));
     assert_eq!(take(&mut table), Some(1000), "it has the first one's place");
     let ended = table.end(TaskId(1000), uploaded()).unwrap();
     assert_eq!(ended.cells.len(), 1000);
-    assert!(cells.iter().all(|cell| ended.cells.iter().any(|c| Arc::ptr_eq(c, cell))));
+    assert!(
+        cells
+            .iter()
+            .all(|cell| ended.cells.iter().any(|c| Arc::ptr_eq(c, cell)))
+    );
     assert_eq!(table.resolve(TaskId(1)), None);
 }
 
@@ -178,9 +239,16 @@ fn what_was_sent_or_has_relations_is_not_superseded() {
     table.insert(generation(2));
     assert_eq!(table.durable(TaskId(2)).1, []);
     // K1, B after K1, then K2.
-    table.insert(Task { after: ids(&[2]), ..task(3, "b") });
+    table.insert(Task {
+        after: ids(&[2]),
+        ..task(3, "b")
+    });
     table.insert(generation(4));
-    assert_eq!(table.durable(TaskId(4)).1, [], "what something is after is not superseded");
+    assert_eq!(
+        table.durable(TaskId(4)).1,
+        [],
+        "what something is after is not superseded"
+    );
     table.end(TaskId(1), uploaded());
     assert_eq!(take(&mut table), Some(2));
     table.end(TaskId(2), uploaded());
@@ -191,11 +259,23 @@ fn what_was_sent_or_has_relations_is_not_superseded() {
 fn c2_suspects_run_alone_one_at_a_time() {
     let mut table = Table::new(9);
     for id in 1..=4 {
-        table.insert(Task { suspect: id > 2, sent: id > 2, ..task(id, &format!("{id}")) });
+        table.insert(Task {
+            suspect: id > 2,
+            sent: id > 2,
+            ..task(id, &format!("{id}"))
+        });
     }
     assert_eq!((take(&mut table), take(&mut table)), (Some(3), None));
-    table.retry(TaskId(3), Instant::now() + Duration::from_secs(1), Some("e".to_owned()));
-    assert_eq!((take(&mut table), take(&mut table)), (Some(4), None), "then the other suspect");
+    table.retry(
+        TaskId(3),
+        Instant::now() + Duration::from_secs(1),
+        Some("e".to_owned()),
+    );
+    assert_eq!(
+        (take(&mut table), take(&mut table)),
+        (Some(4), None),
+        "then the other suspect"
+    );
     table.end(TaskId(4), uploaded());
     assert_eq!((take(&mut table), take(&mut table)), (Some(1), Some(2)));
 }

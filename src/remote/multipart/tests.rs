@@ -174,7 +174,10 @@ async fn a_part_that_hangs_ends_at_its_deadline() {
         .await
         .unwrap_err();
     assert_eq!(error.remote().unwrap().effect, Effect::Unknown);
-    assert_eq!(start.elapsed(), attempt_deadline(17, DEFAULT_MIN_RATE, MIN_ATTEMPT));
+    assert_eq!(
+        start.elapsed(),
+        attempt_deadline(17, DEFAULT_MIN_RATE, MIN_ATTEMPT)
+    );
     attempt(&remote, &request, &body, &mut state).await.unwrap();
 }
 
