@@ -6,13 +6,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use s3_writeback::journal::fs::{Fs, OpenMode, OsFs};
 use s3_writeback::testing::remote::{Call, Fault, SimRemote};
 use s3_writeback::{Config, Options, PauseWhat, UploadQueue};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// As the figures of the field: 100-byte records.
 const RECORD: [u8; 100] = [7; 100];

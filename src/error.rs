@@ -113,7 +113,7 @@ pub enum Error {
         /// The task that was to come first.
         task: TaskId,
         /// How it ended.
-        settlement: Settlement,
+        settlement: Box<Settlement>,
     },
     /// An operator paused it.
     #[error("paused: {0}")]
@@ -163,7 +163,7 @@ pub enum Error {
         /// Its key.
         key: String,
         /// How it ended.
-        settlement: Settlement,
+        settlement: Box<Settlement>,
     },
     /// Shutdown has begun: nothing new is taken.
     #[error("shutting down ({phase})")]
@@ -223,7 +223,7 @@ pub enum Error {
     JournalFailed(String),
     /// A request to S3 failed.
     #[error(transparent)]
-    Remote(#[from] RemoteError),
+    Remote(Box<RemoteError>),
     /// The runtime cannot be started, or is gone.
     #[error("runtime: {0}")]
     Runtime(String),
@@ -322,6 +322,12 @@ impl Error {
             message: error.to_string(),
             kind: error.kind(),
         }
+    }
+}
+
+impl From<RemoteError> for Error {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(Box::new(error))
     }
 }
 

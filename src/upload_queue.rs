@@ -484,7 +484,8 @@ impl UploadQueue {
     ///
     /// # Errors
     /// [`Error::NotUploaded`] as soon as something it covers is in quarantine or has ended
-    /// otherwise; [`Error::Paused`]; [`Error::ShuttingDown`]; [`Error::TimedOut`].
+    /// otherwise (taken back excepted); also where that happened before this call and no earlier
+    /// `drain` has told of it. [`Error::Paused`]; [`Error::ShuttingDown`]; [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// Ends this caller's wait only.

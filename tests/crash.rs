@@ -14,7 +14,7 @@ use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
     Body, Cause, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, Settlement, UploadQueue,
 };
-use support::{Rig, assert_empty, both, paused, settled, submit};
+use support::{Rig, assert_empty, both, paused, settled, spawn, submit};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MIB: usize = 1024 * 1024;
@@ -282,7 +282,7 @@ fn e10_a_drain_that_covers_a_superseded_generation_waits_for_its_heir() {
         let first = put(&queue, "k", "one", coalescing()).await;
         first.durable().await.unwrap();
         let drain = queue.drain();
-        let drain = tokio::spawn(async move { drain.await });
+        let drain = spawn(async move { drain.await });
         tokio::task::yield_now().await;
         let second = put(&queue, "k", "two", coalescing()).await;
         second.durable().await.unwrap();
@@ -767,16 +767,11 @@ fn c10_a_failing_fsync_is_never_a_false_durable() {
                     };
                     match receipt.durable().within(Duration::from_secs(5)).await {
                         Ok(()) => durable.push(key),
-                        Err(Error::NotUploaded {
-                            settlement: Settlement::Refused(_),
-                            ..
-                        }) => {
-                            refused.push(key);
-                        }
-                        Err(Error::NotUploaded {
-                            settlement: Settlement::Undetermined(_),
-                            ..
-                        }) => (),
+                        Err(Error::NotUploaded { settlement, .. }) => match *settlement {
+                            Settlement::Refused(_) => refused.push(key),
+                            Settlement::Undetermined(_) => (),
+                            other => panic!("{key}: {other:?}"),
+                        },
                         // It is not known to be anything, and nobody says so.
                         Err(Error::TimedOut { .. }) => assert!(forever, "{key}"),
                         Err(error) => panic!("{key}: {error}"),

@@ -16,7 +16,7 @@ use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
     Cause, Config, Error, Lane, Op, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
 };
-use support::{Rig, assert_empty, both, paused, settled, submit, submit_all};
+use support::{Rig, assert_empty, both, paused, settled, spawn, submit, submit_all};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ fn a4_when_every_attempt_panics_the_rest_goes_on() {
             };
             let op = queue.submit(format!("k/{n}"), "x", options).within(HOUR);
             let receipt = op.await.expect("there is room again");
-            waiters.push(tokio::spawn(receipt.settled().within(HOUR).into_future()));
+            waiters.push(spawn(receipt.settled().within(HOUR).into_future()));
         }
         for waiter in waiters {
             ends.push(waiter.await.unwrap().unwrap());
@@ -209,7 +209,7 @@ fn c5_open_can_be_cancelled_at_every_await() {
                 .open()
         };
         let quiet = || {
-            let started = std::time::Instant::now();
+            let started = tokio::time::Instant::now();
             while tasks() > 0 {
                 assert!(started.elapsed() < secs(30), "{} tasks are left", tasks());
                 std::thread::yield_now();
@@ -246,7 +246,7 @@ fn c5_open_can_be_cancelled_at_every_await() {
             points += 1;
             polls = 1 + (polls * 7 + 3) % 41;
             assert!(poll_times(open(), polls).is_none(), "it is taken");
-            let started = std::time::Instant::now();
+            let started = tokio::time::Instant::now();
             while tasks() > before {
                 assert!(started.elapsed() < secs(30), "{} tasks are left", tasks());
                 std::thread::yield_now();
@@ -344,7 +344,7 @@ fn c6_after_the_end_nothing_that_was_left_is_told_as_done() {
         assert_eq!(pending.len(), 2);
         let waiters: Vec<_> = pending
             .iter()
-            .map(|task| tokio::spawn(task.receipt.settled().within(HOUR).into_future()))
+            .map(|task| spawn(task.receipt.settled().within(HOUR).into_future()))
             .collect();
         queue.hurry();
         queue.shutdown().await.unwrap();

@@ -19,7 +19,7 @@ use s3_writeback::{
     Cause, Config, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn, Settlement,
     UploadQueue,
 };
-use support::{Rig, assert_empty, both, paused, settled, submit, submit_all};
+use support::{Rig, assert_empty, both, paused, settled, spawn, submit, submit_all};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -191,7 +191,7 @@ fn a7_a_blocked_submit_that_is_dropped_leaves_no_hole() {
             gate.notify_one();
             settled(&held).await;
             // The first in line has been granted the room by now, and leaves without taking it.
-            line.remove(0);
+            drop(line.remove(0));
             for waiting in line {
                 settled(&waiting.await.expect("admitted")).await;
             }
@@ -345,7 +345,7 @@ fn b2_a_limit_of_128_holds_against_256_submitters_at_once() {
             let submitters: Vec<_> = (0..256)
                 .map(|n| {
                     let (queue, admitted) = (queue.clone(), Arc::clone(&admitted));
-                    tokio::spawn(async move {
+                    spawn(async move {
                         match queue
                             .submit(format!("{round}/{n}"), "x", Options::default())
                             .now()
@@ -450,10 +450,10 @@ fn d8_who_waits_for_room_is_told_when_there_will_never_be_any() {
             let waiters: Vec<_> = (0..10)
                 .map(|n| {
                     let op = queue.submit(format!("w/{n}"), "x", Options::default());
-                    tokio::spawn(op.within(hour).into_future())
+                    spawn(op.within(hour).into_future())
                 })
                 .collect();
-            let ready = tokio::spawn(queue.ready(1).within(hour).into_future());
+            let ready = spawn(queue.ready(1).within(hour).into_future());
             while queue.snapshot().admission_waiters < 11 {
                 tokio::task::yield_now().await;
             }
@@ -568,11 +568,13 @@ fn d10_idle_holders_use_no_slot_and_no_room() {
 
 /// Runs a scenario whose failure would be that the virtual clock stands still.
 fn with_a_real_limit(scenario: impl FnOnce() + Send + 'static) {
-    let (done, ended) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        scenario();
-        done.send(()).expect("somebody waits");
-    });
+    let (done, ended) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .spawn(move || {
+            scenario();
+            done.send(()).expect("somebody waits");
+        })
+        .expect("a thread");
     match ended.recv_timeout(Duration::from_secs(60)) {
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("a worker spins"),
         _ => thread.join().expect("passes"),
@@ -596,7 +598,7 @@ fn d10_what_is_due_and_has_no_slot_keeps_no_worker_busy() {
                 .always(Some(Call::Get), Some("stuck"), Fault::Hang);
             let queue = rig.open().await;
             let load = |key: &str| {
-                tokio::spawn(
+                spawn(
                     queue
                         .get(key, None)
                         .within(Duration::from_secs(7200))
@@ -634,7 +636,7 @@ fn a_stream_of_loads_does_not_starve_an_upload() {
         let readers: Vec<_> = (0..64)
             .map(|_| {
                 let queue = queue.clone();
-                tokio::spawn(async move { while queue.get("there", None).await.is_ok() {} })
+                spawn(async move { while queue.get("there", None).await.is_ok() {} })
             })
             .collect();
         rig.remote
@@ -1009,7 +1011,7 @@ fn pausing_holds_and_loses_nothing() {
         }
         let hour = Duration::from_secs(3600);
         let waits = queue.submit("k/10", "x", Options::default()).within(hour);
-        let waits = tokio::spawn(waits.into_future());
+        let waits = spawn(waits.into_future());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!waits.is_finished());
         queue.resume(PauseWhat::Admission);
@@ -1028,7 +1030,7 @@ fn a_drain_under_way_is_told_of_a_pause_at_once() {
         rig.remote.always(None, None, Fault::Hang);
         let queue = rig.open().await;
         submit(&queue, "k", "x").await;
-        let drain = tokio::spawn(
+        let drain = spawn(
             queue
                 .drain()
                 .within(Duration::from_secs(3600))
@@ -1103,7 +1105,7 @@ fn ready_waits_for_the_room_that_is_asked_for_and_takes_none() {
                 ..
             }
         ));
-        let waits = tokio::spawn(queue.ready(100).within(second * 3600).into_future());
+        let waits = spawn(queue.ready(100).within(second * 3600).into_future());
         tokio::task::yield_now().await;
         gate.notify_one();
         settled(&held).await;

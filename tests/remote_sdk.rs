@@ -686,6 +686,7 @@ impl ProvideCredentials for Slow {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a test's tasks need no register")]
 async fn a_refresh_while_new_credentials_are_on_their_way_does_not_ask_again() {
     let server = Scripted::start([Action::ok()]).await;
     let slow = Slow {

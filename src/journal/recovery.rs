@@ -28,7 +28,7 @@ use super::frame::{Header, KIND_CLEAN, KIND_START, Mark, PayloadAt, SegmentEnd, 
 use super::fs::{Fs, FsFile, OpenMode};
 use super::index::{Index, NotePlace, Owner, Place, Segment};
 use super::record::{Effect, Location};
-use super::segment::{At, Layout, Reader, SEGMENT_HEADER_BYTES, SegmentHeader, read_header};
+use super::segment::{At, Layout, Named, Reader, SEGMENT_HEADER_BYTES, SegmentHeader, read_header};
 
 /// A place in the journal that was acknowledged and cannot be read any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ pub(super) struct Scan {
     pub journal: Option<u128>,
     /// Segments whose header cannot be read, with the index of their damage.
     pub unreadable: Vec<(PathBuf, usize)>,
-    /// Segments that were removed, and came back.
+    /// Names of segments that were removed, and came back.
     pub returned: Vec<u64>,
 }
 
@@ -133,6 +133,9 @@ struct Found {
     file: Arc<dyn FsFile>,
     path: PathBuf,
 }
+
+/// A segment whose header cannot be read, and what is lost with it.
+type Unreadable = (PathBuf, Damage);
 
 struct LiveNote {
     slot: u8,
@@ -248,13 +251,17 @@ pub(super) fn list(fs: &dyn Fs, layout: &Layout) -> Result<Vec<u64>, JournalErro
     Ok(numbers)
 }
 
-fn open_all(
-    fs: &dyn Fs,
-    layout: &Layout,
-    numbers: &[u64],
-) -> Result<(Vec<Found>, Vec<(PathBuf, Damage)>), JournalError> {
-    let mut found = Vec::with_capacity(numbers.len());
-    let mut unreadable = Vec::new();
+/// What lies under the names of segments.
+#[derive(Default)]
+struct Files {
+    found: Vec<Found>,
+    unreadable: Vec<Unreadable>,
+    /// Names whose files have become other segments, with the header found there.
+    stale: Vec<(u64, SegmentHeader)>,
+}
+
+fn open_all(fs: &dyn Fs, layout: &Layout, numbers: &[u64]) -> Result<Files, JournalError> {
+    let mut files = Files::default();
     for &number in numbers {
         let path = layout.segment(number);
         let file: Arc<dyn FsFile> = match fs.open(&path, OpenMode::Read) {
@@ -264,13 +271,14 @@ fn open_all(
             Err(error) => return Err(JournalError::io("opening", path, error)),
         };
         match read_header(&*file, &path, number)? {
-            Some((header, len)) => found.push(Found {
+            Named::Segment(header, len) => files.found.push(Found {
                 header,
                 len,
                 file,
                 path,
             }),
-            None => {
+            Named::Another(header) => files.stale.push((number, header)),
+            Named::Unreadable => {
                 let len = file
                     .stat()
                     .map_err(|error| JournalError::io("stat of", &path, error))?
@@ -283,11 +291,11 @@ fn open_all(
                     what: "the segment's header cannot be read, so none of its frames can".into(),
                     kept: None,
                 };
-                unreadable.push((path, damage));
+                files.unreadable.push((path, damage));
             }
         }
     }
-    Ok((found, unreadable))
+    Ok(files)
 }
 
 /// Where the first frames say that segments end, and the highest mark among them.
@@ -507,23 +515,33 @@ fn scan_segment(
 /// Reads the log. Changes nothing.
 pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
     let numbers = list(fs, layout)?;
-    let (mut found, bad) = open_all(fs, layout, &numbers)?;
-    let journal = found.last().map(|segment| segment.header.journal);
-    if let Some(other) = found
+    let Files {
+        mut found,
+        unreadable: mut bad,
+        stale,
+    } = open_all(fs, layout, &numbers)?;
+    let newest = found.last().map(|segment| &segment.header);
+    let journal = newest.or_else(|| stale.last().map(|(_, header)| header));
+    let journal = journal.map(|header| header.journal);
+    let mut all = found
         .iter()
-        .find(|segment| Some(segment.header.journal) != journal)
-    {
+        .map(|segment| (segment.header.number, segment.header.journal));
+    let mut others = stale.iter().map(|(name, header)| (*name, header.journal));
+    let foreign = |(_, of): &(u64, u128)| Some(*of) != journal;
+    if let Some((name, _)) = all.find(foreign).or_else(|| others.find(foreign)) {
         return Err(JournalError::Corrupt {
-            path: other.path.clone(),
+            path: layout.segment(name),
             text: "the segment belongs to another journal".into(),
         });
     }
     let ends = read_ends(&found)?;
     found.retain(|segment| segment.header.number >= ends.oldest);
+    bad.retain(|(_, damage)| damage.segment >= ends.oldest);
+    let stale = |number: &u64| stale.iter().any(|(name, _)| name == number);
     let returned = numbers
         .iter()
         .copied()
-        .filter(|number| *number < ends.oldest)
+        .filter(|number| *number < ends.oldest || stale(number))
         .collect();
     let mut state = State {
         mark: Mark::default(),

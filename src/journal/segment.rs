@@ -195,15 +195,28 @@ pub(crate) fn activate(
     Ok(file)
 }
 
+/// What a file under a segment's name is.
+#[derive(Debug)]
+pub(crate) enum Named {
+    /// That segment, and the file's length.
+    Segment(SegmentHeader, u64),
+    /// Another segment: the name was its file's before that was a spare, and its removal was not
+    /// durable when the power went.
+    Another(SegmentHeader),
+    /// Nothing that can be read.
+    Unreadable,
+}
+
 /// Reads a segment's header, from either end.
 pub(crate) fn read_header(
     file: &dyn FsFile,
     path: &Path,
     number: u64,
-) -> Result<Option<(SegmentHeader, u64)>, JournalError> {
+) -> Result<Named, JournalError> {
     let failed = |error| JournalError::io("reading", path, error);
     let len = file.stat().map_err(failed)?.len;
     let mut unknown = None;
+    let mut another = None;
     for at in [0, len.saturating_sub(SEGMENT_HEADER_BYTES)] {
         if len < at + SEGMENT_HEADER_BYTES {
             continue;
@@ -212,8 +225,9 @@ pub(crate) fn read_header(
         file.read_exact_at(&mut bytes, at).map_err(failed)?;
         match SegmentHeader::decode(&bytes) {
             HeaderRead::Ok(header) if header.number == number && header.bytes >= at => {
-                return Ok(Some((header, len)));
+                return Ok(Named::Segment(header, len));
             }
+            HeaderRead::Ok(header) if header.number != number => another = Some(header),
             HeaderRead::Unknown {
                 version,
                 min_reader,
@@ -230,7 +244,7 @@ pub(crate) fn read_header(
             newest: VERSION,
         });
     }
-    Ok(None)
+    Ok(another.map_or(Named::Unreadable, Named::Another))
 }
 
 /// What lies at an offset.

@@ -394,7 +394,8 @@ impl State {
 
     /// Whether room is given out at all in this pool.
     fn flows(&self, pool: Pool) -> bool {
-        !self.paused && !(self.disk_full && pool == Pool::Common)
+        let no_disk = self.disk_full && pool == Pool::Common;
+        !self.paused && !no_disk
     }
 
     fn fits(&self, pool: Pool, need: Need) -> bool {

@@ -124,7 +124,7 @@ impl Queue {
             .table
             .iter()
             .map(|task| PendingTask {
-                receipt: self.receipt(task.id, &task.told_cell()),
+                receipt: self.receipt(task.id, &task.key, &task.told_cell()),
                 key: task.key.to_string(),
                 tag: task.tag.clone(),
                 lane: task.lane,
@@ -190,9 +190,13 @@ impl Queue {
             .await?;
         let mut state = self.lock();
         self.admission.open_for(Asker::Anyone)?;
-        let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
-            return Err(Error::NoSuchTask(id));
+        // Purged or replayed by somebody else meanwhile.
+        let key = match state.table.get(id) {
+            Some(task) if matches!(task.status, Status::Quarantined(_)) => Arc::clone(&task.key),
+            Some(task) => return Err(not_quarantined(id, task.status.name())),
+            None => return Err(Error::NoSuchTask(id)),
         };
+        // On its way to the disk before anything is changed: a journal that has failed takes none.
         self.journal.append(Append::note(
             kind::NOTE,
             id.0,
@@ -207,7 +211,10 @@ impl Queue {
         });
         self.journal
             .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
-        let receipt = self.receipt(id, &cell);
+        let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
+            return Err(Error::NoSuchTask(id));
+        };
+        let receipt = self.receipt(id, &key, &cell);
         drop(state);
         self.moved_on();
         Ok(receipt)
@@ -230,6 +237,9 @@ impl Queue {
                 let phase = crate::shutdown::Phase::Closed;
                 return Err(Error::ShuttingDown { phase });
             }
+            if let Some(missed) = state.drains.take_missed() {
+                return Err(missed);
+            }
             let upto = state.last_id;
             if state.table.first_open().is_none_or(|open| open > upto) {
                 return Ok(());
@@ -241,7 +251,7 @@ impl Queue {
                 return Err(Error::NotUploaded {
                     task: task.id,
                     key: task.key.to_string(),
-                    settlement: Settlement::Quarantined(cause.clone()),
+                    settlement: Box::new(Settlement::Quarantined(cause.clone())),
                 });
             }
             if state.paused_uploads {

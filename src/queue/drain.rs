@@ -6,6 +6,9 @@
 //!    supersedes another has the other's cover, and so is waited for in its stead.
 //! 2. A covered task that ends other than in S3, unless it was taken back, fails the drain at
 //!    once; so does a pause. A drain never waits for an operator.
+//! 3. Such an end that no drain was there to hear fails the next one, and only that: as with
+//!    fsync, whether a failure is heard of does not depend on how fast it came. (What is in
+//!    quarantine fails every drain, until it is replayed or purged.)
 
 use std::sync::{Arc, Weak};
 
@@ -37,6 +40,8 @@ impl Drain {
 #[derive(Debug, Default)]
 pub(crate) struct Drains {
     waiting: Vec<Weak<Drain>>,
+    /// The first end other than in S3 that no drain has heard of.
+    missed: Option<Error>,
 }
 
 impl Drains {
@@ -61,9 +66,22 @@ impl Drains {
         });
     }
 
-    /// A task with this cover will not be in S3.
-    pub(crate) fn failed(&mut self, cover: TaskId, error: &Error) {
-        self.end(|drain| (drain.upto >= cover).then(|| Err(error.clone())));
+    /// A task with this cover will not be in S3; `for_good` unless it may be replayed.
+    pub(crate) fn failed(&mut self, cover: TaskId, error: &Error, for_good: bool) {
+        let mut heard = false;
+        self.end(|drain| {
+            let covers = drain.upto >= cover;
+            heard |= covers;
+            covers.then(|| Err(error.clone()))
+        });
+        if for_good && !heard {
+            self.missed.get_or_insert_with(|| error.clone());
+        }
+    }
+
+    /// The failure that no drain has heard of: whoever takes it tells its caller.
+    pub(crate) fn take_missed(&mut self) -> Option<Error> {
+        self.missed.take()
     }
 
     /// Nothing will be in S3 for now.
@@ -71,7 +89,7 @@ impl Drains {
         self.end(|_| Some(Err(error.clone())));
     }
 
-    fn end(&mut self, outcome: impl Fn(&Drain) -> Option<Result<()>>) {
+    fn end(&mut self, mut outcome: impl FnMut(&Drain) -> Option<Result<()>>) {
         self.waiting.retain(|drain| {
             let Some(drain) = drain.upgrade() else {
                 return false;

@@ -235,9 +235,10 @@ impl Queue {
         &self.config
     }
 
-    fn receipt(&self, task: TaskId, cell: &Arc<Cell>) -> Receipt {
+    fn receipt(&self, task: TaskId, key: &Arc<str>, cell: &Arc<Cell>) -> Receipt {
         Receipt {
             task,
+            key: Arc::clone(key),
             journal: self.journal.journal_id(),
             cell: Arc::clone(cell),
             driver: self.driver.clone(),
@@ -388,11 +389,9 @@ impl Queue {
                 let paused = state.paused_uploads || state.moved;
                 let disk_full = state.disk_full || state.journal_failed.is_some();
                 let settling = !state.settling.is_empty() && !disk_full;
-                let aborting = state.aborts.running() > 0 || state.aborts.has_ready();
-                if !settling
-                    && !(aborting && !paused)
-                    && !state.table.can_move(deadline, paused, disk_full)
-                {
+                let aborting = !paused && (state.aborts.running() > 0 || state.aborts.has_ready());
+                let moving = state.table.can_move(deadline, paused, disk_full);
+                if !settling && !aborting && !moving {
                     return;
                 }
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::op::Op;
 use crate::remote::ObjectInfo;
 use crate::runtime::Driver;
@@ -100,6 +100,7 @@ impl Cell {
 #[derive(Debug, Clone)]
 pub struct Receipt {
     pub(crate) task: TaskId,
+    pub(crate) key: Arc<str>,
     pub(crate) journal: u128,
     pub(crate) cell: Arc<Cell>,
     pub(crate) driver: Driver,
@@ -113,6 +114,20 @@ impl Receipt {
         self.task
     }
 
+    /// The key it was submitted under.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn not_uploaded(task: TaskId, key: &str, settlement: Settlement) -> Error {
+        Error::NotUploaded {
+            task,
+            key: key.to_owned(),
+            settlement: Box::new(settlement),
+        }
+    }
+
     /// Waits until the task is durable on this disk; then so is every task submitted before it.
     ///
     /// # Errors
@@ -122,16 +137,12 @@ impl Receipt {
     /// # Cancel safety
     /// Cancels nothing but the wait.
     pub fn durable(&self) -> Op<()> {
-        let (cell, task) = (Arc::clone(&self.cell), self.task);
+        let (cell, task, key) = (Arc::clone(&self.cell), self.task, Arc::clone(&self.key));
         let work = async move {
             cell.state
                 .until(|state| match &state.settlement {
-                    Some(Settlement::Refused(_) | Settlement::Undetermined(_)) => {
-                        Some(Err(Error::NotUploaded {
-                            task,
-                            key: String::new(),
-                            settlement: state.settlement.clone()?,
-                        }))
+                    Some(end @ (Settlement::Refused(_) | Settlement::Undetermined(_))) => {
+                        Some(Err(Self::not_uploaded(task, &key, end.clone())))
                     }
                     Some(_) => Some(Ok(())),
                     None => state.durable.then_some(Ok(())),
@@ -172,21 +183,14 @@ impl Receipt {
     /// # Cancel safety
     /// Cancels nothing but the wait.
     pub fn uploaded(&self) -> Op<Settlement> {
-        let (cell, task) = (Arc::clone(&self.cell), self.task);
+        let (cell, task, key) = (Arc::clone(&self.cell), self.task, Arc::clone(&self.key));
         let work = async move {
-            let settlement: Result<Settlement> =
-                Ok(cell.state.until(|state| state.settlement.clone()).await);
-            settlement.and_then(|settlement| {
-                if settlement.is_in_s3() {
-                    Ok(settlement)
-                } else {
-                    Err(Error::NotUploaded {
-                        task,
-                        key: String::new(),
-                        settlement,
-                    })
-                }
-            })
+            let settlement = cell.state.until(|state| state.settlement.clone()).await;
+            if settlement.is_in_s3() {
+                Ok(settlement)
+            } else {
+                Err(Self::not_uploaded(task, &key, settlement))
+            }
         };
         Op::new(&self.driver, self.deadline, work, || {
             Error::WouldWait("the task's upload")

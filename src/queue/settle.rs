@@ -132,9 +132,10 @@ impl Queue {
             let error = Error::NotUploaded {
                 task: ended.id,
                 key: ended.key.to_string(),
-                settlement: ended.settlement.clone(),
+                settlement: Box::new(ended.settlement.clone()),
             };
-            state.drains.failed(ended.cover, &error);
+            let for_good = !matches!(ended.settlement, Settlement::Quarantined(_));
+            state.drains.failed(ended.cover, &error, for_good);
         }
         state.drains.moved(state.table.first_open());
         match self.journal.append(record) {
@@ -334,22 +335,27 @@ impl Sink {
 
 impl CommitSink for Sink {
     fn durable(&self, upto: Location) {
-        let (cells, told, adopted) = {
+        let (cells, told, adopted, superseded) = {
             let mut state = self.0.lock();
             let rest = state.adopted.split_off(&TaskId(upto + 1));
             let adopted = std::mem::replace(&mut state.adopted, rest);
             let (cells, superseded) = state.table.durable(TaskId(upto));
-            for old in superseded {
-                let record = Append::end(kind::END, old.0, Bytes::from_static(&[2]));
+            for old in &superseded {
+                let record = Append::end(kind::END, old.id.0, Bytes::from_static(&[2]));
                 if let Err(error) = self.0.journal.append(record) {
                     // It will be superseded again after the next open.
-                    tracing::debug!(%error, task = old.0, "a superseded task stays on record");
+                    tracing::debug!(%error, task = old.id.0, "a superseded task stays on record");
                 }
             }
             let rest = state.settling.split_off(&(upto + 1));
             let told = std::mem::replace(&mut state.settling, rest);
-            (cells, told.into_values().collect::<Vec<_>>(), adopted)
+            let told: Vec<_> = told.into_values().collect();
+            (cells, told, adopted, superseded)
         };
+        // Whoever waits for the room that this gives back is woken without the table's lock.
+        for old in superseded {
+            drop(old.permit);
+        }
         for path in adopted.into_values() {
             // Only now: had the record been refused, this would have been the only copy.
             if let Err(error) = self.0.fs.unlink(&path) {
@@ -418,9 +424,9 @@ impl Sink {
                 let error = Error::NotUploaded {
                     task: id,
                     key: ended.key.to_string(),
-                    settlement: settlement.clone(),
+                    settlement: Box::new(settlement.clone()),
                 };
-                state.drains.failed(ended.cover, &error);
+                state.drains.failed(ended.cover, &error, true);
                 // A body may be refused alone: who is after it is durable, and would run.
                 told.extend(self.0.park_all(state, &ended.orphaned));
                 told.push(ended);

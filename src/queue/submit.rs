@@ -296,7 +296,7 @@ impl Queue {
                 Some(settlement) => {
                     return Err(Error::DependencyFailed {
                         task: receipt.task,
-                        settlement,
+                        settlement: Box::new(settlement),
                     });
                 }
             }
@@ -353,7 +353,7 @@ impl Queue {
         };
         let state = self.lock();
         match state.table.get(candidate) {
-            Some(task) if same => Ok(Some(self.receipt(candidate, &task.told_cell()))),
+            Some(task) if same => Ok(Some(self.receipt(candidate, &task.key, &task.told_cell()))),
             Some(task) if checked.options.policy == KeyPolicy::WriteOnce => {
                 Err(Error::KeyPending {
                     key: checked.key.to_string(),
@@ -420,7 +420,7 @@ impl Queue {
             state.adopted.insert(id, path.clone());
         }
         let cell = Cell::new();
-        let receipt = self.receipt(id, &cell);
+        let receipt = self.receipt(id, &checked.key, &cell);
         state.table.insert(Task {
             id,
             key: Arc::clone(&checked.key),
@@ -474,7 +474,7 @@ fn still_owed(state: &State, checked: &Checked) -> Result<Vec<TaskId>> {
         if !settlement.is_in_s3() {
             return Err(Error::DependencyFailed {
                 task: *id,
-                settlement,
+                settlement: Box::new(settlement),
             });
         }
     }

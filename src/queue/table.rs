@@ -126,6 +126,14 @@ pub(crate) struct Ended {
     pub orphaned: Vec<TaskId>,
 }
 
+/// A task whose place a later one on its key has taken.
+#[derive(Debug)]
+pub(crate) struct Superseded {
+    pub id: TaskId,
+    /// To be dropped without the table's lock: that wakes who waits for room.
+    pub permit: Option<Permit>,
+}
+
 /// Who asks for work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
@@ -303,9 +311,9 @@ impl Table {
         self.reconsider(slot);
     }
 
-    /// Everything up to `upto` is durable. Returns the cells to tell, and the ends of tasks that
-    /// were superseded by one of these.
-    pub(crate) fn durable(&mut self, upto: TaskId) -> (Vec<Arc<Cell>>, Vec<TaskId>) {
+    /// Everything up to `upto` is durable. Returns the cells to tell, and the tasks that were
+    /// superseded by one of these.
+    pub(crate) fn durable(&mut self, upto: TaskId) -> (Vec<Arc<Cell>>, Vec<Superseded>) {
         let mut cells = Vec::new();
         let mut superseded = Vec::new();
         while let Some(id) = self.undurable.front().copied().filter(|id| *id <= upto) {
@@ -326,7 +334,7 @@ impl Table {
     }
 
     /// Whether the task in `slot`, durable now, takes the place of the one before it on its key.
-    fn supersede(&mut self, slot: usize) -> Option<TaskId> {
+    fn supersede(&mut self, slot: usize) -> Option<Superseded> {
         let later = self.tasks.get(slot)?;
         let queue = self.keys.get(&later.key)?;
         let at = queue.iter().rposition(|other| *other == slot)?;
@@ -364,7 +372,10 @@ impl Table {
         let (old, new) = (earlier.id, place.id);
         self.by_id.remove(&old);
         self.by_id.insert(new, before);
-        Some(old)
+        Some(Superseded {
+            id: old,
+            permit: earlier.permit,
+        })
     }
 
     fn may_supersede(&self, earlier: &Task, later: &Task) -> bool {

@@ -124,7 +124,7 @@ struct Upload {
 
 #[derive(Debug, Clone)]
 enum Effect {
-    Put(PutRequest),
+    Put(Box<PutRequest>),
     Delete(String, Option<ETag>),
 }
 
@@ -310,7 +310,8 @@ impl SimRemote {
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Fault::Gate(gate)) => gate.notified().await,
-            Some(Fault::Panic(text)) => std::panic::panic_any(text),
+            // What the fault is for; unwound, it prints nothing of its own.
+            Some(Fault::Panic(text)) => std::panic::resume_unwind(Box::new(text)),
             Some(Fault::LostReply(error)) => {
                 let _applied = effect(&mut self.state.lock());
                 return Err(error);
@@ -423,7 +424,7 @@ impl State {
 impl Remote for SimRemote {
     fn put(&self, request: PutRequest) -> RemoteFuture<'_, ObjectInfo> {
         Box::pin(async move {
-            let late = Effect::Put(request.clone());
+            let late = Effect::Put(Box::new(request.clone()));
             let condition = request.condition.clone();
             let key = request.key.clone();
             self.carry(Call::Put, &key, condition, Some(late), move |state| {

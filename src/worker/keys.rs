@@ -109,8 +109,7 @@ impl Keys {
         if let Some(other) = same {
             if other.expires_unix_ms <= record.expires_unix_ms || other.location.is_none() {
                 other.expires_unix_ms = other.expires_unix_ms.max(record.expires_unix_ms);
-                let Some(new) = location else { return None };
-                return other.location.replace(new);
+                return other.location.replace(location?);
             }
             return location;
         }

@@ -100,10 +100,10 @@ pub(super) fn put_conflict(
     sent_before: bool,
     journal: &str,
 ) -> Next {
-    if let Some(found) = found {
-        if ours.wrote(found) || (sent_before && ours.proven_same(found)) {
-            return Next::End(Settlement::Uploaded(found.clone()));
-        }
+    if let Some(found) = found
+        && (ours.wrote(found) || (sent_before && ours.proven_same(found)))
+    {
+        return Next::End(Settlement::Uploaded(found.clone()));
     }
     match (condition, policy) {
         (Some(Condition::IfAbsent { same_is_ok: true }), _)

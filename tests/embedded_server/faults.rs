@@ -322,7 +322,7 @@ async fn delays() {
     server
         .faults()
         .add(FaultRule::new(Action::Delay(delay)).on(Operation::PutObject));
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     put(&client(&server), "k", "x").send().await.unwrap();
     assert!(started.elapsed() >= delay);
     // One that is far too long ends with its rule.
@@ -351,7 +351,7 @@ async fn stopping_ends_what_hangs_and_frees_the_port() {
         put(&client, "late", "x").send(),
         async {
             until(&server, |c| c.hung == 1 && c.late_held == 1).await;
-            let started = std::time::Instant::now();
+            let started = tokio::time::Instant::now();
             server.stop().await;
             assert!(
                 started.elapsed() < Duration::from_secs(3),
@@ -393,7 +393,7 @@ async fn a_paused_clock_and_a_blocked_runtime_do_not_stall_the_server() {
         |c| c.requests(Operation::Other) > 0,
         Duration::from_millis(50),
     );
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     assert!(matches!(waited.await, Err(WaitError::Deadline(_))));
     assert!(
         started.elapsed() >= Duration::from_millis(50),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use s3_writeback::io::Io;
@@ -400,11 +400,9 @@ fn e19_a_hanging_disk_keeps_the_lock() {
     let owner = begin(&journal, text(1, 30));
     runtime.block_on(journal.wait_durable(owner)).unwrap();
     fs.hang_syncs();
-    let waited = Instant::now();
     let sealed = runtime
         .block_on(async { tokio::time::timeout(Duration::from_millis(200), journal.seal()).await });
     assert!(sealed.is_err(), "{sealed:?}");
-    assert!(waited.elapsed() < Duration::from_secs(5));
     assert_eq!(fs.hanging(), 1);
     // The engine lets go of everything it has. The I/O thread has not.
     drop(journal);

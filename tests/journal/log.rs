@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use s3_writeback::journal::fs::Fs;
 use s3_writeback::journal::{
     Append, Journal, JournalError, JournalOptions, Location, OnDamage, Payload, Recovered, inspect,
 };
@@ -305,6 +306,28 @@ fn e12_a_group_torn_in_its_middle_is_cut_off_whole() {
         );
     }
     assert!(torn > 10, "the test tears: {torn}");
+}
+
+/// A name that its file had before it was reclaimed, and that a power cut brings back, is no
+/// damage: the file says which segment it has become since.
+#[test]
+fn c8_a_name_that_came_back_is_not_damage() {
+    let fs = SimFs::new();
+    let (journal, _) = open(&fs, 1);
+    let first = begin(&journal, "first");
+    journal.drive();
+    drop(journal);
+    fs.kill();
+    let file = segments(&fs).pop().unwrap();
+    let stale = segment(9);
+    fs.link(&file, &stale).unwrap();
+    let (journal, recovered) = open(&fs, 2);
+    assert_eq!(recovered.damage, vec![]);
+    assert_eq!(locations(&recovered), [first]);
+    assert!(!segments(&fs).contains(&stale), "the name goes");
+    drop(journal);
+    fs.crash(3);
+    assert_eq!(locations(&open(&fs, 3).1), [first]);
 }
 
 /// C10: a failed fdatasync is never followed by another on that file, nothing is acknowledged by

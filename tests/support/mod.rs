@@ -97,6 +97,15 @@ pub fn paused<T>(test: impl Future<Output = T>) -> T {
     })
 }
 
+/// Spawns on the test's own runtime, which ends with the test.
+#[expect(clippy::disallowed_methods, reason = "a test's tasks need no register")]
+pub fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(task)
+}
+
 /// Submits and waits for admission.
 pub async fn submit(queue: &UploadQueue, key: &str, body: &str) -> Receipt {
     queue

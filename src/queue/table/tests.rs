@@ -227,6 +227,7 @@ fn e10_an_earlier_upload_is_superseded_only_by_one_that_is_durable() {
     table.insert(generation(2));
     assert_eq!(table.len(), 2, "2 is not durable: 1 is still owed");
     let (_, superseded) = table.durable(TaskId(2));
+    let superseded: Vec<_> = superseded.into_iter().map(|task| task.id).collect();
     assert_eq!(superseded, ids(&[1]));
 }
 
@@ -237,16 +238,15 @@ fn what_was_sent_or_has_relations_is_not_superseded() {
     table.durable(TaskId(1));
     assert_eq!(take(&mut table), Some(1));
     table.insert(generation(2));
-    assert_eq!(table.durable(TaskId(2)).1, []);
+    assert!(table.durable(TaskId(2)).1.is_empty());
     // K1, B after K1, then K2.
     table.insert(Task {
         after: ids(&[2]),
         ..task(3, "b")
     });
     table.insert(generation(4));
-    assert_eq!(
-        table.durable(TaskId(4)).1,
-        [],
+    assert!(
+        table.durable(TaskId(4)).1.is_empty(),
         "what something is after is not superseded"
     );
     table.end(TaskId(1), uploaded());

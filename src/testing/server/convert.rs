@@ -140,11 +140,22 @@ pub(super) fn seconds(time: Option<Timestamp>) -> Option<i64> {
         .ok()
 }
 
+/// Runs on a thread of the runtime's blocking pool.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "each server is given a runtime, whose blocking pool has a bound of its own"
+)]
+pub(super) fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
+}
+
 /// Runs what blocks where it may.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> S3Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match off_the_runtime(work).await {
         Ok(result) => result.map_err(S3Error::from),
         Err(error) => Err(s3_error!(InternalError, "the storage failed: {error}")),
     }

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::S3Server;
 use super::conn::{Control, Stream};
+use super::convert;
 use super::counters::{Gauge, Recorder};
 use super::error::StoreError;
 use super::faults::FaultPlan;
@@ -186,7 +187,7 @@ impl S3ServerBuilder {
             });
             return receiver;
         }
-        let (thread_tx, thread) = mpsc::channel();
+        let (thread_tx, thread) = mpsc::sync_channel(1);
         let name = "s3-test-server".to_owned();
         // Where no thread can be had, `started` is dropped, which `start` reports.
         let _ = std::thread::Builder::new().name(name).spawn(move || {
@@ -265,7 +266,7 @@ impl S3ServerBuilder {
         let listener = TcpListener::bind(self.listen).await?;
         let (directory, min_part_bytes) = (self.directory.clone(), self.min_part_bytes);
         let buckets = self.buckets.clone();
-        let store = tokio::task::spawn_blocking(move || {
+        let store = convert::off_the_runtime(move || {
             let store = match directory {
                 Some(directory) => Store::in_directory(&directory, min_part_bytes)?,
                 None => Store::in_memory(min_part_bytes),
