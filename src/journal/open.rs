@@ -346,7 +346,8 @@ fn keep_spares(
     index: &super::index::Index,
 ) -> Result<Vec<PathBuf>, JournalError> {
     let failed = |error| JournalError::io("listing", &layout.spare, error);
-    // A power cut may bring back the old name of a segment that once was a spare.
+    // A power cut may bring back the old name of a segment that once was a spare, and of a spare
+    // that was a segment in between: no file is taken twice.
     let mut inodes = HashSet::new();
     for number in index.segments.keys() {
         let path = layout.segment(*number);
@@ -361,7 +362,7 @@ fn keep_spares(
         let stat = fs
             .stat(&path)
             .map_err(|error| JournalError::io("stat of", &path, error))?;
-        let whole = stat.len == options.segment_bytes && !inodes.contains(&stat.inode);
+        let whole = stat.len == options.segment_bytes && inodes.insert(stat.inode);
         if whole && spares.len() < KEEP_SPARES {
             spares.push(path);
         } else {

@@ -330,6 +330,32 @@ fn c8_a_name_that_came_back_is_not_damage() {
     assert_eq!(locations(&open(&fs, 3).1), [first]);
 }
 
+/// Two names of one spare, as a power cut may leave them: the file becomes one segment, not two.
+#[test]
+fn c8_a_spare_with_two_names_is_taken_once() {
+    let fs = SimFs::new();
+    let (journal, _) = open(&fs, 1);
+    journal.drive();
+    drop(journal);
+    fs.kill();
+    let dir = Path::new(DIR).join("spare");
+    let spare = fs.names(&dir).pop().unwrap();
+    for n in 0..3 {
+        fs.link(&spare, &dir.join(format!("again-{n}"))).unwrap();
+    }
+    let (journal, _) = open(&fs, 2);
+    let mut owners = Vec::new();
+    while segments(&fs).len() < 6 {
+        owners.push(begin(&journal, &"x".repeat(400)));
+        journal.drive();
+    }
+    drop(journal);
+    fs.crash(3);
+    let (_, recovered) = open(&fs, 3);
+    assert_eq!(recovered.damage, vec![]);
+    assert_eq!(locations(&recovered), owners);
+}
+
 /// C10: a failed fdatasync is never followed by another on that file, nothing is acknowledged by
 /// it, and what was pending is acknowledged by the next segment.
 #[test]
