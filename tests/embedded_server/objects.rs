@@ -4,7 +4,7 @@ use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 
-use crate::support::{BUCKET, client, is, refusal, server};
+use crate::support::{BUCKET, client, is, now, refusal, server};
 
 fn bytes(text: &'static str) -> ByteStream {
     ByteStream::from_static(text.as_bytes())
@@ -51,7 +51,7 @@ async fn what_is_put_comes_back_with_its_headers() {
     );
     assert_eq!(head.metadata().unwrap()["write-id"], "w-1");
     assert_eq!(head.metadata().unwrap()["other"], "x y");
-    let now = DateTime::from(std::time::SystemTime::now()).secs();
+    let now = now().secs();
     assert!((now - head.last_modified().unwrap().secs()).abs() < 60);
     let get = client
         .get_object()
