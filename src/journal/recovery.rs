@@ -349,6 +349,14 @@ fn read_ends(found: &[Found]) -> Result<Ends, JournalError> {
             }
             ends.mark = ends.mark.max(header.mark);
             if !holds {
+                // An open that was cut short: nothing in it was acknowledged, and what it copied
+                // is where it was. Some of its copies alone would bring back what has ended.
+                let end = SegmentEnd {
+                    segment: segment.header.number,
+                    offset: (SEGMENT_HEADER_BYTES + header.frame_len()) as u32,
+                    poisoned: true,
+                };
+                ends.stated.entry(end.segment).or_insert(end);
                 continue;
             }
             for earlier in found {
