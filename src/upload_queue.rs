@@ -36,6 +36,10 @@ use crate::worker::Workers;
 /// How often expired requests are forgotten and a full disk is looked at again.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often an open looks again at a directory that is in use, and how far apart.
+const LOCK_LOOKS: u32 = 50;
+const LOCK_BEAT: Duration = Duration::from_millis(20);
+
 /// A bounded, durable queue of uploads.
 ///
 /// Clones are of the same queue. Dropping the last one without [`shutdown`](Self::shutdown) loses
@@ -124,7 +128,7 @@ impl Builder {
     }
 
     /// Opens the queue: takes the directory, recovers what an earlier life left, starts the
-    /// workers. Needs no answer from S3.
+    /// workers. Needs no answer from S3. A directory that is in use is waited for, for a second.
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::DirectoryInUse`], [`Error::Directory`], [`Error::Version`],
@@ -214,8 +218,8 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
     })
 }
 
-/// Opens the journal on an I/O thread. Another queue of this very process may be on its way out:
-/// it is waited for.
+/// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
+/// this very process that was cancelled, or the process before this one): it is waited for.
 async fn open_journal(
     config: &Config,
     fs: &Arc<dyn Fs>,
@@ -231,8 +235,7 @@ async fn open_journal(
     // Segment ids must not repeat from one open to the next.
     let now = u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX);
     options.seed = config.seed.map(|seed| seed ^ now);
-    let us = std::process::id().to_string();
-    let mut tries = 0;
+    let mut looks = 0;
     loop {
         let (fs, io_too, options) = (Arc::clone(fs), io.clone(), options.clone());
         let opened = io
@@ -241,11 +244,11 @@ async fn open_journal(
             .map_err(|error| Error::directory(&config.dir, &error))?;
         match opened.map_err(Error::from) {
             Ok(opened) => return Ok(opened),
-            Err(Error::DirectoryInUse { holder, .. }) if holder.contains(&us) && tries < 50 => {
-                tries += 1;
+            Err(Error::DirectoryInUse { .. }) if looks < LOCK_LOOKS => {
+                looks += 1;
                 let pause = {
                     let _inside = driver.context();
-                    tokio::time::sleep(Duration::from_millis(20))
+                    tokio::time::sleep(LOCK_BEAT)
                 };
                 pause.await;
             }

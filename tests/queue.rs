@@ -566,6 +566,44 @@ fn d10_idle_holders_use_no_slot_and_no_room() {
     });
 }
 
+/// A drain says Ok only of what is in S3: what had failed before the call, be it an hour ago, is
+/// told by the next drain, once; what its submitter took back is not.
+#[test]
+fn a_drain_hears_of_what_failed_before_it() {
+    both(async |rig| {
+        rig.remote.plant("taken", "others");
+        let queue = rig.open().await;
+        let taken = submit(&queue, "taken", "ours").await;
+        assert_eq!(settled(&taken).await, Settlement::PreconditionFailed);
+        let told = queue.drain().await;
+        assert!(
+            matches!(&told, Err(Error::NotUploaded { task, key, settlement })
+                if *task == taken.task() && key == "taken"
+                    && **settlement == Settlement::PreconditionFailed),
+            "{told:?}"
+        );
+        queue.drain().await.expect("told already");
+        // Under way, it hears of it at once, and nobody hears of it again.
+        let gate = Arc::new(Notify::new());
+        rig.remote
+            .once(Some(Call::Put), Some("taken"), Fault::Gate(gate.clone()));
+        let again = submit(&queue, "taken", "again").await;
+        let drain = spawn(queue.drain().into_future());
+        tokio::task::yield_now().await;
+        gate.notify_one();
+        assert!(drain.await.unwrap().is_err());
+        assert_eq!(settled(&again).await, Settlement::PreconditionFailed);
+        queue.drain().await.expect("told already");
+        queue.pause(PauseWhat::Uploads);
+        let back = submit(&queue, "back", "x").await;
+        queue.cancel(back.task()).unwrap();
+        queue.resume(PauseWhat::Uploads);
+        queue.drain().await.expect("taken back is not failed");
+        queue.shutdown().await.unwrap();
+        assert_empty(&queue);
+    });
+}
+
 /// Runs a scenario whose failure would be that the virtual clock stands still.
 fn with_a_real_limit(scenario: impl FnOnce() + Send + 'static) {
     let (done, ended) = std::sync::mpsc::sync_channel(1);
@@ -697,6 +735,7 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
         queue.get("panics", None).await.unwrap_err();
         queue.get("nowhere", None).await.unwrap_err();
         drop(submit_with(&queue, "checkpoint", lane(Lane::Checkpoint)).await);
+        queue.drain().await.expect_err("tells of \"taken\"");
         queue.drain().await.unwrap();
         assert_empty(&queue);
 
