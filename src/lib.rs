@@ -17,6 +17,7 @@ pub mod io;
 pub mod journal;
 mod metrics;
 pub mod op;
+mod panics;
 pub mod queue;
 mod random;
 pub mod remote;

@@ -2,11 +2,13 @@
 //!
 //! Owns: wiring the layers together, and how each call is waited for. Decides nothing.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use crate::journal::fs::{Fs, OsFs};
 use crate::journal::{Damage, Journal, JournalOptions, Recovered};
 use crate::metrics::Snapshot;
 use crate::op::Op;
+use crate::panics::text_of;
 use crate::queue::admission::Asker;
 use crate::queue::receipt::Receipt;
 use crate::queue::task::{Body, Options, TaskId};
@@ -198,10 +201,9 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
     // The runtime lives until the last phase is over, even where every handle was dropped.
     let kept = Arc::clone(&runtime);
     runtime.spawn(async move {
-        let beat = stack.beat();
         tokio::select! {
             () = coordinator.coordinate(&stack) => (),
-            () = beat => (),
+            () = stack.beats() => (),
         }
         drop(kept);
     });
@@ -266,6 +268,15 @@ struct Stack {
 }
 
 impl Stack {
+    /// A panic on the side does not keep shutdown from being walked.
+    async fn beats(&self) {
+        loop {
+            if let Err(panic) = AssertUnwindSafe(self.beat()).catch_unwind().await {
+                tracing::error!(panic = %text_of(&*panic), "the watchdog starts anew");
+            }
+        }
+    }
+
     /// Does now and then what nothing else causes.
     async fn beat(&self) {
         let mut watchdog = Watchdog::new(self.queue.config().stall_after);

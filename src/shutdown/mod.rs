@@ -7,6 +7,7 @@
 //! 2. No phase is waited for past its share of the deadline; what is left is reported.
 //! 3. Every caller gets the same report, however many there are and however often they ask.
 //! 4. The coordinator waits for no one who waits for it: it holds no permit, no lock and no slot.
+//! 5. A layer that panics ends the walk, not the wait: everyone gets a report that says so.
 
 mod hold;
 mod phases;
@@ -14,13 +15,16 @@ mod report;
 mod watchdog;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::panics::text_of;
 use crate::watched::Watched;
 
 pub(crate) use hold::Holds;
@@ -137,6 +141,59 @@ impl Shutdown {
 
     /// Waits for the token, then walks the phases. Run once, as a task of its own.
     pub(crate) async fn coordinate(&self, layers: &dyn Layers) {
+        let walk = AssertUnwindSafe(self.walk(layers)).catch_unwind().await;
+        if let Err(panic) = walk {
+            self.give_up(layers, &format!("shutdown panicked: {}", text_of(&*panic)));
+        }
+    }
+
+    /// The walk cannot go on: no new request, nothing sealed, everyone told.
+    fn give_up(&self, layers: &dyn Layers, cause: &str) {
+        tracing::error!(cause, "shutdown is given up");
+        let (started, phase) = self
+            .state
+            .read(|state| (state.started.unwrap_or_else(Instant::now), state.phase));
+        // Any of these may be what panicked; the others are still owed.
+        let stopped = catch_unwind(AssertUnwindSafe(|| {
+            layers.close(phase);
+            layers.cut();
+            drop(layers.stop());
+        }));
+        let settled = catch_unwind(AssertUnwindSafe(|| {
+            (layers.settle(Err(cause.to_owned())), layers.done())
+        }));
+        for panic in [stopped.as_ref().err(), settled.as_ref().err()]
+            .into_iter()
+            .flatten()
+        {
+            tracing::error!(panic = %text_of(&**panic), "nor does it end well");
+        }
+        let (left, done) = settled.unwrap_or_default();
+        self.report_end(ShutdownReport {
+            within: self.within(),
+            took: started.elapsed(),
+            phases: BTreeMap::new(),
+            uploaded: done.uploaded,
+            deferred: left.deferred,
+            unknown: done.unknown,
+            quarantined: left.quarantined,
+            undetermined: left.undetermined,
+            failing: left.failing,
+            late_holds: Vec::new(),
+            sealed: false,
+            seal_error: Some(cause.to_owned()),
+        });
+    }
+
+    fn report_end(&self, report: ShutdownReport) {
+        tracing::info!(took = ?report.took, deferred = report.deferred, sealed = report.sealed, "closed");
+        self.state.change(|state| {
+            state.phase = Phase::Closed;
+            state.report = Some(Arc::new(report));
+        });
+    }
+
+    async fn walk(&self, layers: &dyn Layers) {
         self.token.cancelled().await;
         let started = Instant::now();
         self.state.change(|state| {
@@ -200,7 +257,7 @@ impl Shutdown {
             .await;
         let left = layers.settle(sealed.clone());
         let after = layers.done();
-        let report = ShutdownReport {
+        self.report_end(ShutdownReport {
             within: self.within(),
             took: started.elapsed(),
             phases: walk.phases,
@@ -213,11 +270,6 @@ impl Shutdown {
             late_holds,
             sealed: sealed.is_ok(),
             seal_error: sealed.err(),
-        };
-        tracing::info!(took = ?report.took, deferred = report.deferred, sealed = report.sealed, "closed");
-        self.state.change(|state| {
-            state.phase = Phase::Closed;
-            state.report = Some(Arc::new(report));
         });
     }
 
@@ -274,6 +326,83 @@ async fn walk_until<T>(
             () = shutdown.hurry.cancelled(), if hurries => return None,
             () = tokio::time::sleep_until(until) => return None,
             () = moved => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics in one of its verbs.
+    #[derive(Default)]
+    struct Fragile {
+        in_drained: bool,
+        in_settle: bool,
+        closed: std::sync::atomic::AtomicBool,
+    }
+
+    impl Layers for Fragile {
+        fn close_to_all_but_holders(&self, _: Phase) {}
+
+        fn close(&self, _: Phase) {
+            self.closed
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn drained(&self, _: Instant) -> BoxFuture<'_, ()> {
+            assert!(!self.in_drained, "in drained");
+            Box::pin(async {})
+        }
+
+        fn stop(&self) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+
+        fn cut(&self) {}
+
+        fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn settle(&self, _: Result<(), String>) -> Left {
+            assert!(!self.in_settle, "in settle");
+            Left {
+                deferred: 3,
+                ..Left::default()
+            }
+        }
+
+        fn done(&self) -> Done {
+            Done::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_panics_everyone_gets_a_report() {
+        for (in_drained, in_settle) in [(false, false), (true, false), (false, true), (true, true)]
+        {
+            let layers = Fragile {
+                in_drained,
+                in_settle,
+                ..Fragile::default()
+            };
+            let shutdown = Shutdown::new(CancellationToken::new(), Duration::from_secs(9));
+            let waits = shutdown.done();
+            shutdown.begin(Duration::from_secs(5));
+            shutdown.coordinate(&layers).await;
+            let report = waits.now_or_never().expect("everyone is told");
+            assert_eq!(report.sealed, !in_drained && !in_settle);
+            assert_eq!(report.deferred, if in_settle { 0 } else { 3 });
+            let error = report.seal_error.clone().unwrap_or_default();
+            assert_eq!(error.contains("in drained"), in_drained, "{error}");
+            assert_eq!(
+                error.contains("in settle"),
+                in_settle && !in_drained,
+                "{error}"
+            );
+            assert_eq!(shutdown.phase(), Phase::Closed);
+            assert!(layers.closed.load(std::sync::atomic::Ordering::Relaxed));
         }
     }
 }

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::panics;
 use crate::queue::Job;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
@@ -196,10 +197,5 @@ impl Drop for Back<'_> {
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a text".to_owned());
-    cut(text)
+    cut(panics::text_of(panic))
 }
