@@ -23,6 +23,7 @@ mod random;
 pub mod remote;
 mod runtime;
 pub mod shutdown;
+mod sync;
 pub mod time;
 mod upload_queue;
 mod watched;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::sync::Mutex;
 
 /// A seeded generator that is shared by everything in one queue.
 #[derive(Debug, Clone)]

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +32,7 @@ use crate::shutdown::{
     Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, ShutdownHold, ShutdownReport,
     Watchdog,
 };
+use crate::sync::Mutex;
 use crate::time::WallClock;
 use crate::worker::Workers;
 

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::task::AtomicWaker;
-use parking_lot::Mutex;
 use rand::RngExt;
 
 use crate::io::Io;
+use crate::sync::Mutex;
 
 use super::commit::{Core, Stall, mark_record};
 use super::error::JournalError;

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::io::Io;
+use crate::sync::Mutex;
 
 use super::commit::Core;
 use super::error::{JournalError, JournalFailure};

@@ -17,10 +17,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
-
 use super::error::{JournalError, JournalFailure};
 use super::record::Location;
+
+use crate::sync::Mutex;
 
 /// Ranges of void locations that are remembered. Each is a payload that the disk refused: when
 /// there are more, the journal stops.

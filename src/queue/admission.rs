@@ -20,11 +20,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
 use crate::shutdown::Phase;
+use crate::sync::Mutex;
 
 /// What a task takes of the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -15,6 +15,7 @@
 //! | `load.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
 //! | `control.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
+//! | `interleavings.rs` | all of it under a model checker |
 //!
 //! Lock order: the table's mutex, then the journal's or the admission's; none of them is held
 //! across a wait, and cells are told after the table's is released.
@@ -24,6 +25,8 @@ pub(crate) mod admission;
 pub(crate) mod body;
 mod control;
 mod drain;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod lanes;
 mod line;
 pub(crate) mod load;
@@ -42,7 +45,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -53,6 +55,7 @@ use crate::journal::{CommitSink, Journal};
 use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, ObjectHeaders};
 use crate::runtime::Driver;
+use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use abort::Abort;
 use admission::{Admission, Need};

@@ -91,6 +91,11 @@ impl Cell {
         })
     }
 
+    /// Waits for the end.
+    pub(super) async fn settled(&self) -> Settlement {
+        self.state.until(|state| state.settlement.clone()).await
+    }
+
     fn settlement(&self) -> Option<Settlement> {
         self.state.read(|state| state.settlement.clone())
     }
@@ -163,7 +168,7 @@ impl Receipt {
     /// Cancels nothing but the wait.
     pub fn settled(&self) -> Op<Settlement> {
         let cell = Arc::clone(&self.cell);
-        let work = async move { Ok(cell.state.until(|state| state.settlement.clone()).await) };
+        let work = async move { Ok(cell.settled().await) };
         Op::new(&self.driver, self.deadline, work, || {
             Error::WouldWait("the task's upload")
         })
@@ -185,7 +190,7 @@ impl Receipt {
     pub fn uploaded(&self) -> Op<Settlement> {
         let (cell, task, key) = (Arc::clone(&self.cell), self.task, Arc::clone(&self.key));
         let work = async move {
-            let settlement = cell.state.until(|state| state.settlement.clone()).await;
+            let settlement = cell.settled().await;
             if settlement.is_in_s3() {
                 Ok(settlement)
             } else {

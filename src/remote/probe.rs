@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
@@ -22,6 +21,8 @@ use super::{
     Class, Crc64, ETag, Effect, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError,
     WriteCondition,
 };
+
+use crate::sync::Mutex;
 
 /// Contestants of the race for one key.
 const RACERS: usize = 8;

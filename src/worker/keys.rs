@@ -14,10 +14,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::queue::record::{KeyState, OutstandingRecord};
 use crate::remote::Crc64;
+use crate::sync::Mutex;
 
 /// Keys whose state is remembered.
 const MAX_SEEN: usize = 65_536;

@@ -15,7 +15,8 @@ use aws_smithy_runtime_api::client::identity::{
 };
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
-use parking_lot::Mutex;
+
+use crate::sync::Mutex;
 
 #[derive(Debug)]
 struct Generation {
