@@ -16,7 +16,9 @@ use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
     Cause, Config, Error, Lane, Op, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
 };
-use support::{Rig, assert_empty, both, paused, settled, spawn, submit, submit_all};
+use support::{
+    Rig, assert_empty, both, paused, settled, spawn, submit, submit_all, with_a_real_limit,
+};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -424,7 +426,7 @@ fn c12_open_and_shut_down_100_times() {
 /// for itself.
 #[test]
 fn e23_a_blocking_form_on_the_runtime_that_drives_us_fails_at_once() {
-    both(async |rig| {
+    let scenario = async |rig: Rig| {
         let queue = rig.open().await;
         let receipt = submit(&queue, "k", "x").await;
         let open = UploadQueue::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
@@ -452,7 +454,8 @@ fn e23_a_blocking_form_on_the_runtime_that_drives_us_fails_at_once() {
         assert_eq!(queue.snapshot().phase, Phase::Running, "nothing was begun");
         settled(&receipt).await;
         queue.shutdown().await.unwrap();
-    });
+    };
+    with_a_real_limit(move || both(scenario));
 }
 
 /// The blocking forms, from plain threads, on the crate's own thread and a real disk.

@@ -19,7 +19,9 @@ use s3_writeback::{
     Cause, Config, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn, Settlement,
     UploadQueue,
 };
-use support::{Rig, assert_empty, both, paused, settled, spawn, submit, submit_all};
+use support::{
+    Rig, assert_empty, both, paused, settled, spawn, submit, submit_all, with_a_real_limit,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -604,21 +606,6 @@ fn a_drain_hears_of_what_failed_before_it() {
     });
 }
 
-/// Runs a scenario whose failure would be that the virtual clock stands still.
-fn with_a_real_limit(scenario: impl FnOnce() + Send + 'static) {
-    let (done, ended) = std::sync::mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new()
-        .spawn(move || {
-            scenario();
-            done.send(()).expect("somebody waits");
-        })
-        .expect("a thread");
-    match ended.recv_timeout(Duration::from_secs(60)) {
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("a worker spins"),
-        _ => thread.join().expect("passes"),
-    }
-}
-
 /// What is due and has no slot is looked for by nobody in a loop: a load in back-off while the
 /// slots for loads are taken.
 #[test]
@@ -666,7 +653,7 @@ fn d10_what_is_due_and_has_no_slot_keeps_no_worker_busy() {
 /// Loads never keep uploads out, be there one worker and ever so many loads.
 #[test]
 fn a_stream_of_loads_does_not_starve_an_upload() {
-    roomy(async |rig| {
+    let scenario = async |rig: Rig| {
         rig.remote.plant("there", "x");
         let slow = Fault::Delay(Duration::from_millis(100));
         rig.remote.always(Some(Call::Get), None, slow);
@@ -694,7 +681,8 @@ fn a_stream_of_loads_does_not_starve_an_upload() {
         }
         queue.shutdown().await.unwrap();
         assert_empty(&queue);
-    });
+    };
+    with_a_real_limit(move || roomy(scenario));
 }
 
 /// Every gauge is at zero after any way out: uploaded, deleted, condition failed, quarantined and
@@ -735,6 +723,7 @@ fn d17_every_gauge_is_back_at_zero_after_any_way_out() {
         queue.get("panics", None).await.unwrap_err();
         queue.get("nowhere", None).await.unwrap_err();
         drop(submit_with(&queue, "checkpoint", lane(Lane::Checkpoint)).await);
+        drop(queue.hold("held").unwrap());
         queue.drain().await.expect_err("tells of \"taken\"");
         queue.drain().await.unwrap();
         assert_empty(&queue);

@@ -217,6 +217,26 @@ fn d2_every_way_to_ask_for_the_end_gets_the_same_report() {
     }
 }
 
+/// Of two deadlines the earlier counts, whoever came first.
+#[test]
+fn d2_of_two_deadlines_the_earlier_counts() {
+    for within in [[5, 100], [100, 5]] {
+        both(async |rig| {
+            rig.remote.always(None, None, Fault::Hang);
+            let queue = rig.open().await;
+            submit(&queue, "k", "x").await.durable().await.unwrap();
+            let started = Instant::now();
+            let callers =
+                within.map(|within| spawn(queue.shutdown().within(secs(within)).into_future()));
+            for caller in callers {
+                let report = caller.await.unwrap().unwrap();
+                assert_eq!((report.within, report.deferred), (secs(5), 1));
+            }
+            assert!(started.elapsed() <= secs(5), "{:?}", started.elapsed());
+        });
+    }
+}
+
 /// `hurry` does not wait out the deadline: requests in flight get their short grace and no more.
 #[test]
 fn hurry_moves_on_at_once_and_gives_requests_in_flight_a_short_grace() {

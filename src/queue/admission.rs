@@ -205,16 +205,7 @@ impl Admission {
         }
     }
 
-    /// Refuses at once what no wait would help.
-    pub(crate) fn check(&self, pool: Pool, need: Need) -> Result<()> {
-        let state = self.state.lock();
-        match need.over(state.lines[pool as usize].max) {
-            Some((limit, size, max)) => Err(Error::TooLarge { limit, size, max }),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits for room, in order.
+    /// Waits for room, in order. What no wait would help is refused at once.
     pub(crate) fn acquire(self: &Arc<Self>, pool: Pool, asker: Asker, need: Need) -> Acquire {
         Acquire {
             admission: Arc::clone(self),

@@ -250,12 +250,6 @@ impl Queue {
             head: record::encode(&record).into(),
             record,
         };
-        let bytes_only = Need {
-            tasks: 1,
-            bytes: checked.len,
-            disk: 0,
-        };
-        self.admission.check(checked.pool(), bytes_only)?;
         Ok(checked)
     }
 

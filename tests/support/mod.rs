@@ -83,6 +83,22 @@ pub fn both(scenario: impl AsyncFn(Rig)) {
     }
 }
 
+/// Runs a scenario whose failure would be that the virtual clock stands still, or that a thread
+/// waits for itself.
+pub fn with_a_real_limit(scenario: impl FnOnce() + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .spawn(move || {
+            scenario();
+            done.send(()).expect("somebody waits");
+        })
+        .expect("a thread");
+    match ended.recv_timeout(Duration::from_secs(60)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("it does not end"),
+        _ => thread.join().expect("passes"),
+    }
+}
+
 /// Runs a test on paused time, for at most a simulated week: a hang is a failure, not a wait.
 pub fn paused<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
