@@ -75,8 +75,9 @@ pub struct Config {
         with = "millis"
     )]
     pub shutdown_within: Duration,
-    /// Payloads up to this size live in the journal's records, larger ones in files of their own.
-    /// Default 64 KiB; 0 to 1 MiB.
+    /// Payloads up to this size live in the journal's records, larger ones in files of their own:
+    /// a file costs a name, its blocks and two directory syncs, a record two writes' worth of
+    /// `max_disk_bytes` and its part of what an open reads. Default 256 KiB; 0 to 1 MiB.
     #[serde(default = "defaults::inline_bytes")]
     pub inline_bytes: u32,
     /// Size of a journal segment. Default 64 MiB; 4 KiB to 1 GiB.
@@ -170,7 +171,7 @@ mod defaults {
         prefix_share_percent: u8 = 75;
         op_deadline: Duration = Duration::from_secs(60);
         shutdown_within: Duration = Duration::from_secs(30);
-        inline_bytes: u32 = 64 * 1024;
+        inline_bytes: u32 = 256 * 1024;
         segment_bytes: u32 = 64 * 1024 * 1024;
         multipart_threshold: u64 = 16 * MIB;
         part_bytes: u64 = 8 * MIB;
