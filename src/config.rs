@@ -244,7 +244,7 @@ impl Config {
         number(
             "max_disk_bytes",
             self.max_disk_bytes,
-            4 * u64::from(self.segment_bytes),
+            4 * u64::from(self.segment_bytes.max(4096)),
             1 << 50,
         );
         number("checkpoint_tasks", self.checkpoint_tasks, 1, 100_000);
