@@ -228,6 +228,13 @@ impl Config {
         }
     }
 
+    /// Disk room of lane `Checkpoint`, on top of `max_disk_bytes`.
+    pub(crate) const fn checkpoint_disk_bytes(&self) -> u64 {
+        self.checkpoint_bytes
+            .saturating_mul(2)
+            .saturating_add(1 << 20)
+    }
+
     /// Checks every knob and every pair that must fit together.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ type Work<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 type Start<T> = Box<dyn FnOnce(Duration) -> Work<T> + Send>;
 type Why = Box<dyn Fn() -> Error + Send>;
 
+/// How long past its deadline work that bounds itself is waited for by a thread.
+const SLACK: Duration = Duration::from_secs(5);
+
 /// Who bounds the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
@@ -140,8 +143,10 @@ impl<T> Op<T> {
             }
             let left = match self.bound {
                 Bound::Waiter => self.deadline.saturating_sub(started.elapsed()),
-                // The work ends by its deadline; this is only the beat at which we look again.
-                Bound::Work => Duration::from_secs(1),
+                // The work ends by its deadline, unless what drives it is held up.
+                Bound::Work => {
+                    (self.deadline.saturating_add(SLACK)).saturating_sub(started.elapsed())
+                }
             };
             if left.is_zero() {
                 return Err(timed_out(self.deadline, &self.why));

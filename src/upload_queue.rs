@@ -232,7 +232,10 @@ async fn open_journal(
     let mut options = JournalOptions::new(&config.dir);
     options.segment_bytes = config.segment_bytes.into();
     options.inline_bytes = config.inline_bytes.into();
-    options.disk_limit = config.max_disk_bytes;
+    // The reserve is room on top of the limit, here as at admission.
+    options.disk_limit = config
+        .max_disk_bytes
+        .saturating_add(config.checkpoint_disk_bytes());
     options.on_damage = config.on_damage;
     // Segment ids must not repeat from one open to the next.
     let now = u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX);
@@ -404,8 +407,8 @@ impl UploadQueue {
     /// and when it is in S3.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`], [`Error::TooLarge`], [`Error::KeyPending`],
-    /// [`Error::SourceMissing`], [`Error::ForeignReceipt`], [`Error::DependencyFailed`],
+    /// [`Error::InvalidInput`], [`Error::Refused`], [`Error::TooLarge`], [`Error::KeyPending`],
+    /// [`Error::SourceMissing`], [`Error::Directory`], [`Error::ConditionsUnsupported`], [`Error::ForeignReceipt`], [`Error::DependencyFailed`],
     /// [`Error::ShuttingDown`], [`Error::JournalFailed`]: nothing was changed. By
     /// [`now`](Op::now): [`Error::QueueFull`], [`Error::DiskFull`] or [`Error::Paused`]; by the
     /// other forms, these inside [`Error::TimedOut`].
@@ -558,15 +561,19 @@ impl UploadQueue {
     /// quarantine; its key is free.
     ///
     /// # Errors
-    /// [`Error::NoSuchTask`], [`Error::WrongState`].
+    /// [`Error::NoSuchTask`], [`Error::WrongState`]; [`Error::ShuttingDown`] after the end and
+    /// [`Error::JournalFailed`], for nothing would remember it.
     pub fn purge(&self, task: TaskId) -> Result<()> {
         self.inner.queue.purge(task)
     }
 
-    /// Takes back a task that is not in flight.
+    /// Takes back a task that is not in flight. An earlier attempt whose reply was lost may have
+    /// put its object there all the same.
     ///
     /// # Errors
-    /// [`Error::NoSuchTask`], [`Error::WrongState`] where it is in flight.
+    /// [`Error::NoSuchTask`]; [`Error::WrongState`] where it is in flight;
+    /// [`Error::ShuttingDown`] after the end and [`Error::JournalFailed`], for nothing would
+    /// remember it.
     pub fn cancel(&self, task: TaskId) -> Result<()> {
         self.inner.queue.cancel(task)
     }
@@ -617,8 +624,9 @@ impl UploadQueue {
     /// counts.
     ///
     /// # Errors
-    /// None by `await` and `wait` but [`Error::WouldBlockRuntime`]; by [`now`](Op::now),
-    /// [`Error::WouldWait`] while it is not over.
+    /// None by `await`; by `wait`, [`Error::WouldBlockRuntime`], and [`Error::TimedOut`] five
+    /// seconds past the deadline where somebody blocks the runtime that drives the queue; by
+    /// [`now`](Op::now), [`Error::WouldWait`] while it is not over.
     ///
     /// # Cancel safety
     /// The shutdown goes on; ask again for the report.

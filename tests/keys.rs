@@ -493,12 +493,16 @@ fn a_rewritable_key_is_not_sent_to_a_server_that_ignores_conditions() {
             Settlement::Quarantined(Cause::ConditionsUnsupported)
         );
         assert_eq!(rig.remote.count(Call::Put, "k"), 0);
-        let delete = queue.delete("d", rewritable()).within(HOUR).await.unwrap();
-        let settlement = settled(&delete).await;
-        assert_eq!(
-            settlement,
-            Settlement::Quarantined(Cause::ConditionsUnsupported)
-        );
+        // Now it is known: nothing more of the kind is taken.
+        for refused in [
+            queue.delete("d", rewritable()).within(HOUR).await,
+            queue.submit("e", "x", rewritable()).within(HOUR).await,
+        ] {
+            assert!(
+                matches!(refused, Err(Error::ConditionsUnsupported(_))),
+                "{refused:?}"
+            );
+        }
         // Write-once keys do not need them.
         up(&queue, "once", "x", Options::default()).await;
         assert!(queue.snapshot().capabilities.is_some());

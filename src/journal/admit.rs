@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //!
-//! 1. Owners begin in the order in which they were appended. Notes and ends do not wait for
-//!    owners that do, except for those of their own.
+//! 1. Owners begin in the order in which they were appended, but for vital ones. Notes and ends
+//!    do not wait for owners that do, except for those of their own.
 //! 2. A record that waits has not been written anywhere.
 
 use std::collections::VecDeque;
@@ -76,9 +76,12 @@ impl Core {
             self.admit_other(&mut room, record);
         }
         for record in std::mem::take(&mut self.incoming) {
+            let bytes = record.frame_bytes();
             if record.what != What::Effect(Effect::Begin) {
                 self.admit_other(&mut room, record);
-            } else if self.begins.is_empty() && room.admits_begin(record.frame_bytes()) {
+            } else if (record.vital && room.admits_vital(2 * bytes))
+                || (self.begins.is_empty() && room.admits_begin(bytes))
+            {
                 self.admit_begin(&mut room, record);
             } else {
                 self.begins.push_back(record);
@@ -110,7 +113,8 @@ impl Core {
                 self.finished.push(record.location);
                 return;
             }
-            if record.sync && !room.admits_note(bytes) {
+            let fits = room.admits_note(bytes) || (record.vital && room.admits_vital(bytes));
+            if record.sync && !fits {
                 self.held.push_back(record);
                 return;
             }
@@ -123,7 +127,8 @@ impl Core {
     /// behind them can go on. Whether any did.
     pub(super) fn put_back(&mut self) -> bool {
         let waits = |record: &Record| {
-            record.what == What::Effect(Effect::Begin) && record.reported && !record.written
+            let begins = record.what == What::Effect(Effect::Begin);
+            begins && record.reported && !record.written && !record.vital
         };
         if !self.queue.iter().any(waits) {
             return false;

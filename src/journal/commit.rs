@@ -601,6 +601,7 @@ pub(super) fn mark_record(kind: u8, highest: Location) -> Record {
         head: Bytes::new(),
         body: Body::None,
         sync: true,
+        vital: false,
         copy_of: None,
         reported: false,
         written: false,

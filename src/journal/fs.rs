@@ -39,6 +39,8 @@ pub struct Stat {
     pub created: Option<SystemTime>,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Whether it is a regular file: no directory, device, socket or pipe.
+    pub is_file: bool,
 }
 
 /// An open file.

@@ -244,6 +244,7 @@ impl Journal {
             head: record.head,
             body,
             sync: !optional,
+            vital: record.vital,
             copy_of: None,
             reported: true,
             written: false,

@@ -86,6 +86,20 @@ pub(super) fn open(
         ..
     } = scan;
     recovered.moved = moved;
+    if known.is_none() && scan.journal.is_none() {
+        // Whatever is here was never ours to empty.
+        for dir in [&layout.staging, &layout.payload, &layout.spare] {
+            let names = fs
+                .read_dir(dir)
+                .map_err(|error| JournalError::io("listing", dir, error))?;
+            if !names.is_empty() {
+                return Err(JournalError::Corrupt {
+                    path: dir.clone(),
+                    text: "has files, and the directory is no journal's".into(),
+                });
+            }
+        }
+    }
     if known.is_none() && !moved {
         identity::write(&*fs, &layout, &Identity::new(journal, &stat))?;
     }

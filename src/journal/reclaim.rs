@@ -272,6 +272,7 @@ pub(super) fn copy_record(
             PayloadAt::File(len) => Body::File(len),
         },
         sync: matches!(header.what, What::Effect(Effect::End { .. })),
+        vital: false,
         copy_of,
         reported: false,
         written: true,

@@ -61,6 +61,8 @@ pub struct Append {
     /// that asks, and it is left out altogether when there is no room. Only notes may say
     /// `false`; for others it is taken as `true`.
     pub sync: bool,
+    /// Whether what comes after it would be wrong without it: see [`Append::vital`].
+    pub vital: bool,
 }
 
 impl Append {
@@ -73,6 +75,7 @@ impl Append {
             head: head.into(),
             payload,
             sync: true,
+            vital: false,
         }
     }
 
@@ -85,6 +88,7 @@ impl Append {
             head: head.into(),
             payload: Payload::None,
             sync: true,
+            vital: false,
         }
     }
 
@@ -97,7 +101,20 @@ impl Append {
             head: head.into(),
             payload: Payload::None,
             sync: true,
+            vital: false,
         }
+    }
+
+    /// The same record, for which there is room even where the disk is full: a note or an owner
+    /// without which a later end would be wrong. It takes what the ends of live owners are
+    /// reserved beyond the least that an end needs ([`JournalOptions::end_head_bytes`] against
+    /// 8), so it should be small, and few to an owner.
+    ///
+    /// [`JournalOptions::end_head_bytes`]: super::JournalOptions::end_head_bytes
+    #[must_use]
+    pub fn vital(mut self) -> Self {
+        self.vital = true;
+        self
     }
 
     /// The same record, with no fdatasync of its own.

@@ -9,6 +9,9 @@
 use super::frame;
 use super::segment::SEGMENT_HEADER_BYTES;
 
+/// Bytes of head that every end is sure of.
+const LEAST_END_HEAD: usize = 8;
+
 /// The figures that decide about room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
@@ -57,6 +60,13 @@ impl Room {
     /// the room in which tasks end.
     pub(crate) fn admits_note(&self, bytes: u64) -> bool {
         self.free() >= bytes + self.owed()
+    }
+
+    /// Whether a record may be written without which an end would be wrong: it may use what the
+    /// ends have beyond the least that one needs.
+    pub(crate) fn admits_vital(&self, bytes: u64) -> bool {
+        let least = frame::frame_len(LEAST_END_HEAD, 0);
+        self.free() >= bytes + self.owners * least + self.oldest_live
     }
 
     /// Whether a note that can be left out may be written.

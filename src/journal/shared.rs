@@ -47,6 +47,7 @@ pub(super) struct Record {
     pub head: Bytes,
     pub body: Body,
     pub sync: bool,
+    pub vital: bool,
     /// Where it was copied from; `None` for one that is new.
     pub copy_of: Option<Place>,
     /// Somebody hears what becomes of it.

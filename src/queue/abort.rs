@@ -17,6 +17,9 @@ use super::record::{self, AbortRecord, Multipart, kind, slot};
 use super::task::TaskId;
 use super::{Queue, State};
 
+/// The most that are kept: of more, the oldest is given up and named in the log.
+const MAX_ABORTS: usize = 10_000;
+
 /// A multipart upload to abort.
 #[derive(Debug, Clone)]
 pub(crate) struct Abort {
@@ -46,14 +49,33 @@ impl Queue {
             key: key.to_string(),
             upload_id: upload_id.clone(),
         });
+        if state.aborts.waiting() >= MAX_ABORTS
+            && let Some(oldest) = state.aborts.drop_oldest()
+        {
+            tracing::error!(key = %oldest.key, upload = ?oldest.upload_id, "a multipart upload is left unaborted");
+            if let Some(location) = oldest.location {
+                self.end_owner(location);
+            }
+        }
         let append = Append::begin(kind::ABORT, head, Payload::None);
-        let location = self.journal.append(append.unsynced()).ok();
+        let location = self.journal.append(append.vital()).ok();
         state.aborts.push(Abort {
             key: Arc::clone(key),
             upload_id,
             location,
             failures: 0,
         });
+    }
+
+    /// Whether a task on this key is in flight: what is unfinished there may be its own upload.
+    pub(crate) fn is_busy(&self, key: &str) -> bool {
+        self.lock().table.is_running(key)
+    }
+
+    /// Not yet: its key is busy.
+    pub(crate) fn postpone_abort(&self, abort: Abort, until: Instant) {
+        self.lock().aborts.retry(abort, until);
+        self.changed();
     }
 
     pub(crate) fn retry_abort(&self, mut abort: Abort, until: Instant) {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
 use crate::journal::Append;
+use crate::remote::Class;
 
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
@@ -103,6 +104,7 @@ impl Queue {
 
     /// The directory was copied or moved, and its operator says that this one is to send.
     pub(crate) async fn adopt(&self) -> Result<()> {
+        self.takes_records(&self.lock())?;
         let journal = self.journal.clone();
         self.io
             .run(move || journal.adopt())
@@ -272,7 +274,10 @@ impl Queue {
         let need = Need {
             tasks: 1,
             bytes,
-            disk: self.journal.need(256, bytes, false),
+            // What is larger than the queue is refused before its disk matters.
+            disk: self
+                .journal
+                .need(256, bytes.min(self.config.max_bytes), false),
         };
         self.admission
             .acquire(Pool::Common, Asker::Anyone, need)
@@ -287,22 +292,28 @@ impl Queue {
         range: Option<(u64, u64)>,
     ) -> Result<Bytes> {
         crate::remote::validate::key(&self.prefix, &key)?;
-        let mut body = self.find(&key);
-        if let Body::NotYet(id) = body {
-            // Refused or not: what became of it is looked at again.
-            let _ = self.journal.wait_durable(id.0).await;
-            body = self.find(&key);
-        }
-        match body {
-            Body::Nothing => Err(Error::NotFound { key }),
-            Body::Here(source) => {
-                let (from, len) = within(&key, range, source.len())?;
-                source
-                    .read(&self.io, from, usize::try_from(len).unwrap_or(usize::MAX))
-                    .await
-                    .map_err(|error| Error::directory(&self.config.dir, &error))
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            match self.find(&key) {
+                Body::Nothing => return Err(Error::NotFound { key }),
+                Body::Here(source) => {
+                    let (from, len) = within(&key, range, source.len())?;
+                    let len = usize::try_from(len).unwrap_or(usize::MAX);
+                    match source.read(&self.io, from, len).await {
+                        Ok(bytes) => return Ok(bytes),
+                        // Its task has ended meanwhile, and its file is gone: look again.
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound && looks < 8 => {
+                        }
+                        Err(error) => return Err(Error::directory(&self.config.dir, &error)),
+                    }
+                }
+                Body::NotYet(id) if looks < 8 => {
+                    // Refused or not: what became of it is looked at again.
+                    let _ = self.journal.wait_durable(id.0).await;
+                }
+                Body::Remote | Body::NotYet(_) => return self.load(key, range).await,
             }
-            Body::Remote | Body::NotYet(_) => self.load(key, range).await,
         }
     }
 
@@ -337,6 +348,9 @@ impl Queue {
             if let Some(phase) = self.admission.closed() {
                 return Err(Error::ShuttingDown { phase });
             }
+            if state.loads.len() as u64 >= self.config.max_loads {
+                state.loads.prune(Load::is_wanted);
+            }
             let waiting = state.loads.len() as u64;
             if waiting >= self.config.max_loads {
                 return Err(Error::QueueFull {
@@ -356,7 +370,14 @@ impl Queue {
             cell
         };
         self.moved_on();
-        match cell.until(Clone::clone).await? {
+        let loaded = match (cell.until(Clone::clone).await, self.admission.closed()) {
+            // Cut off, or not tried again: that is what shutdown does, and says.
+            (Err(error), Some(phase)) if error.class == Class::Transient => {
+                return Err(Error::ShuttingDown { phase });
+            }
+            (loaded, _) => loaded?,
+        };
+        match loaded {
             None => Err(Error::NotFound { key }),
             Some((bytes, size)) => {
                 within(&key, range, size)?;

@@ -51,6 +51,12 @@ pub(crate) fn prefix_of(key: &str) -> &str {
     key.rfind('/').map_or("", |at| &key[..=at])
 }
 
+/// Whether a prefix has a share of this lane's slots. Those of their own that `Load` and
+/// `Checkpoint` have are nobody's share.
+const fn is_shared(lane: Lane) -> bool {
+    !matches!(lane, Lane::Load | Lane::Checkpoint)
+}
+
 impl Lanes {
     /// Lanes in which one prefix has at most `share` tasks in flight.
     pub(crate) fn new(share: usize) -> Self {
@@ -87,7 +93,7 @@ impl Lanes {
                 continue;
             };
             prefix.in_ring[lane.index()] = false;
-            if lane != Lane::Load && prefix.in_flight >= self.share {
+            if is_shared(lane) && prefix.in_flight >= self.share {
                 // Another lane's task took the last of its share; it comes back with `ended`.
                 continue;
             }
@@ -160,7 +166,7 @@ impl Lanes {
         else {
             return;
         };
-        let below_share = lane == Lane::Load || prefix.in_flight < self.share;
+        let below_share = !is_shared(lane) || prefix.in_flight < self.share;
         if !prefix.in_ring[at] && !prefix.waiting[at].is_empty() && below_share {
             prefix.in_ring[at] = true;
             self.rings[at].push_back(name);

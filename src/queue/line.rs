@@ -54,6 +54,28 @@ impl<T> Line<T> {
         }
     }
 
+    /// Jobs that wait, ready or in back-off.
+    pub(super) fn waiting(&self) -> usize {
+        self.ready.len() + self.delayed.len()
+    }
+
+    /// Whether such a job waits.
+    pub(super) fn has(&self, such: impl Fn(&T) -> bool) -> bool {
+        self.ready.iter().chain(self.delayed.values()).any(such)
+    }
+
+    /// Takes out what has waited longest.
+    pub(super) fn drop_oldest(&mut self) -> Option<T> {
+        let ready = self.ready.pop_front();
+        ready.or_else(|| self.delayed.pop_first().map(|(_, job)| job))
+    }
+
+    /// Drops what waits and is not `wanted`.
+    pub(super) fn prune(&mut self, wanted: impl Fn(&T) -> bool) {
+        self.ready.retain(&wanted);
+        self.delayed.retain(|_, job| wanted(job));
+    }
+
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }

@@ -100,6 +100,10 @@ struct State {
     table: Table,
     loads: Line<Load>,
     aborts: Line<Abort>,
+    /// A task was taken since the last abort.
+    aborts_turn: bool,
+    /// The server was seen to ignore conditions.
+    conditions_ignored: bool,
     drains: Drains,
     /// Ends on their way to the disk, by the location of their record.
     settling: BTreeMap<u64, Ended>,
@@ -183,6 +187,8 @@ impl Queue {
                 table: Table::new(share),
                 loads: Line::default(),
                 aborts: Line::default(),
+                aborts_turn: true,
+                conditions_ignored: false,
                 drains: Drains::default(),
                 settling: BTreeMap::new(),
                 adopted: BTreeMap::new(),
@@ -202,10 +208,7 @@ impl Queue {
                 Need {
                     tasks: config.checkpoint_tasks,
                     bytes: config.checkpoint_bytes,
-                    disk: config
-                        .checkpoint_bytes
-                        .saturating_mul(2)
-                        .saturating_add(1 << 20),
+                    disk: config.checkpoint_disk_bytes(),
                 },
                 config.max_waiters,
                 config.dir.clone(),
@@ -227,7 +230,7 @@ impl Queue {
 
     /// What the journal's committer tells us through.
     pub(crate) fn sink(self: &Arc<Self>) -> Arc<dyn CommitSink> {
-        Arc::new(settle::Sink(Arc::clone(self)))
+        Arc::new(settle::Sink(Arc::downgrade(self)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -290,9 +293,6 @@ impl Queue {
     fn take(&self, slot: Slot) -> (Option<Job>, Option<Instant>) {
         let now = Instant::now();
         let mut state = self.lock();
-        if state.paused_uploads || state.moved {
-            return (None, None);
-        }
         // Of the general slots, loads have at most half, beside the one that is theirs alone: with
         // one worker none, while theirs is in use, or a stream of loads would keep every upload out.
         let for_loads = match slot {
@@ -308,10 +308,16 @@ impl Queue {
             }
             return (Some(Job::Load(load)), None);
         }
-        if slot == Slot::Reserved(Lane::Load) {
-            return (None, state.loads.next_due());
+        // Reading is not sending.
+        let paused = state.paused_uploads || state.moved;
+        if paused || slot == Slot::Reserved(Lane::Load) {
+            let due = state.loads.next_due().filter(|_| for_loads);
+            return (None, due);
         }
-        if slot == Slot::General
+        // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
+        let for_aborts = slot == Slot::General && state.aborts.running() == 0;
+        if for_aborts
+            && std::mem::take(&mut state.aborts_turn)
             && let Some(abort) = state.aborts.take(now, |_| true)
         {
             return (Some(Job::Abort(abort)), None);
@@ -334,15 +340,17 @@ impl Queue {
             }))
         });
         if job.is_some() {
+            state.aborts_turn = true;
             self.wake_workers();
+        } else if for_aborts && let Some(abort) = state.aborts.take(now, |_| true) {
+            return (Some(Job::Abort(abort)), None);
         }
         // Only of what this slot may take: of anything else, one that is due and has to wait for
         // another slot would have this worker look again without a pause.
-        let general = slot == Slot::General;
         let dues = [
             state.table.next_due(),
             state.loads.next_due().filter(|_| for_loads),
-            state.aborts.next_due().filter(|_| general),
+            state.aborts.next_due().filter(|_| for_aborts),
         ];
         let due = dues.into_iter().flatten().min();
         (job, due)
@@ -360,6 +368,11 @@ impl Queue {
             }),
             (Action::Upload, None) => self.journal.payload(job.id.0).map(Source::Journal),
         }
+    }
+
+    /// The server ignores conditions: nothing new is taken that needs them.
+    pub(crate) fn refuse_rewritable(&self) {
+        self.lock().conditions_ignored = true;
     }
 
     /// No worker gets anything any more.
@@ -392,7 +405,9 @@ impl Queue {
                 let paused = state.paused_uploads || state.moved;
                 let disk_full = state.disk_full || state.journal_failed.is_some();
                 let settling = !state.settling.is_empty() && !disk_full;
-                let aborting = !paused && (state.aborts.running() > 0 || state.aborts.has_ready());
+                let aborting = !paused
+                    && (state.aborts.running() > 0
+                        || state.aborts.has(|abort| abort.failures == 0));
                 let moving = state.table.can_move(deadline, paused, disk_full);
                 if !settling && !aborting && !moving {
                     return;

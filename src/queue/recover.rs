@@ -231,7 +231,7 @@ impl Queue {
     pub(crate) fn record_outstanding(&self, record: &OutstandingRecord) -> Option<u64> {
         let head = record::encode(record);
         let append = Append::begin(kind::OUTSTANDING, head, crate::journal::Payload::None);
-        self.journal.append(append.unsynced()).ok()
+        self.journal.append(append.vital()).ok()
     }
 
     /// Ends the record of something that is not a task.

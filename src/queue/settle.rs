@@ -10,7 +10,8 @@
 //! 3. Its key, and who is after it, go on at once: they do not wait for the disk.
 //! 4. A permit is given back after the end was told.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -46,11 +47,25 @@ impl Queue {
             let mut state = self.lock();
             let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
             may(&task.status)?;
+            // Without a record the next life would upload it all the same.
+            self.takes_records(&state)?;
             self.end_of(&mut state, id, Settlement::Cancelled)
         };
         tell(told);
         self.moved_on();
         Ok(())
+    }
+
+    /// Whether what is decided now can go on record.
+    pub(super) fn takes_records(&self, state: &State) -> Result<(), Error> {
+        if state.closed {
+            let phase = crate::shutdown::Phase::Closed;
+            return Err(Error::ShuttingDown { phase });
+        }
+        match &state.journal_failed {
+            Some(cause) => Err(Error::JournalFailed(cause.clone())),
+            None => Ok(()),
+        }
     }
 
     fn end_of(&self, state: &mut State, id: TaskId, settlement: Settlement) -> Vec<Ended> {
@@ -293,7 +308,8 @@ pub(crate) struct Rest {
 
 fn quarantine_note(id: TaskId, cause: Cause) -> Append {
     let head = record::encode(&Quarantine { cause });
-    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head)
+    // Before the end of what it depended on, on a full disk too.
+    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head).vital()
 }
 
 /// Tells ends to whoever holds a receipt; called without locks.
@@ -306,18 +322,16 @@ fn tell(told: Vec<Ended>) {
     }
 }
 
-/// The queue as the journal's committer sees it.
+/// The queue as the journal's committer sees it: it keeps neither of the two alive.
 #[derive(Debug)]
-pub(crate) struct Sink(pub Arc<Queue>);
+pub(crate) struct Sink(pub Weak<Queue>);
 
-impl Sink {
+impl Queue {
     fn on_record(&self, mut take: impl FnMut(&mut State) -> Vec<Ended>) {
-        let told = take(&mut self.0.lock());
+        let told = take(&mut self.lock());
         self.told(Vec::new(), told);
     }
-}
 
-impl Sink {
     /// Tells what is on record now. Notes of attempts come to the disk too, and are no progress.
     fn told(&self, cells: Vec<Arc<Cell>>, told: Vec<Ended>) {
         let progress = !cells.is_empty() || !told.is_empty();
@@ -326,23 +340,66 @@ impl Sink {
         }
         tell(told);
         if progress {
-            self.0.moved_on();
+            self.moved_on();
         } else {
-            self.0.changed();
+            self.changed();
         }
     }
 }
 
 impl CommitSink for Sink {
     fn durable(&self, upto: Location) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.on_durable(upto);
+        }
+    }
+
+    fn durable_ahead(&self, locations: &[Location]) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.on_record(|state| {
+                let ahead = locations.iter();
+                ahead
+                    .filter_map(|location| state.settling.remove(location))
+                    .collect()
+            });
+        }
+    }
+
+    fn void(&self, locations: &[Location], cause: &JournalFailure) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.gone(locations, &Settlement::Refused(cut(cause.to_string())));
+        }
+    }
+
+    fn undetermined(&self, locations: &[Location], cause: &JournalFailure) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.gone(locations, &Settlement::Undetermined(cut(cause.to_string())));
+        }
+    }
+
+    fn space(&self, short: bool) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.on_space(short);
+        }
+    }
+
+    fn failed(&self, cause: &JournalFailure) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.on_failed(cause);
+        }
+    }
+}
+
+impl Queue {
+    fn on_durable(&self, upto: Location) {
         let (cells, told, adopted, superseded) = {
-            let mut state = self.0.lock();
+            let mut state = self.lock();
             let rest = state.adopted.split_off(&TaskId(upto + 1));
             let adopted = std::mem::replace(&mut state.adopted, rest);
             let (cells, superseded) = state.table.durable(TaskId(upto));
             for old in &superseded {
                 let record = Append::end(kind::END, old.id.0, Bytes::from_static(&[2]));
-                if let Err(error) = self.0.journal.append(record) {
+                if let Err(error) = self.journal.append(record) {
                     // It will be superseded again after the next open.
                     tracing::debug!(%error, task = old.id.0, "a superseded task stays on record");
                 }
@@ -358,61 +415,56 @@ impl CommitSink for Sink {
         }
         for path in adopted.into_values() {
             // Only now: had the record been refused, this would have been the only copy.
-            if let Err(error) = self.0.fs.unlink(&path) {
-                tracing::warn!(%error, "an adopted file keeps its old name");
+            // Durably, before its submitter is told: were the name to come back after a power cut,
+            // whoever writes it anew would write into our body.
+            let gone = self.fs.unlink(&path).and_then(|()| match path.parent() {
+                Some(dir) => self.fs.sync_dir(dir),
+                None => Ok(()),
+            });
+            if let Err(error) = gone {
+                tracing::warn!(%error, "an adopted file may keep its old name");
             }
         }
         self.told(cells, told);
     }
 
-    fn durable_ahead(&self, locations: &[Location]) {
-        self.on_record(|state| {
-            locations
-                .iter()
-                .filter_map(|location| state.settling.remove(location))
-                .collect()
-        });
-    }
-
-    fn void(&self, locations: &[Location], cause: &JournalFailure) {
-        self.gone(locations, &Settlement::Refused(cut(cause.to_string())));
-    }
-
-    fn undetermined(&self, locations: &[Location], cause: &JournalFailure) {
-        self.gone(locations, &Settlement::Undetermined(cut(cause.to_string())));
-    }
-
-    fn space(&self, short: bool) {
-        self.0.admission.disk_full(short);
-        self.0.lock().disk_full = short;
+    fn on_space(&self, short: bool) {
+        self.admission.disk_full(short);
+        self.lock().disk_full = short;
         if short {
-            tracing::warn!(dir = %self.0.config.dir.display(), "the disk is full");
+            tracing::warn!(dir = %self.config.dir.display(), "the disk is full");
         } else {
-            tracing::info!(dir = %self.0.config.dir.display(), "the disk has room again");
+            tracing::info!(dir = %self.config.dir.display(), "the disk has room again");
         }
-        self.0.moved_on();
+        self.moved_on();
     }
 
-    fn failed(&self, cause: &JournalFailure) {
+    fn on_failed(&self, cause: &JournalFailure) {
         tracing::error!(%cause, "the journal has failed: nothing new is taken; uploads go on");
         let cause = cut(cause.to_string());
-        self.0.admission.fail(&cause);
+        self.admission.fail(&cause);
+        let unknown = Settlement::Undetermined(cause.clone());
         self.on_record(|state| {
             state.journal_failed = Some(cause.clone());
-            std::mem::take(&mut state.settling).into_values().collect()
+            let rest = std::mem::take(&mut state.settling).into_values();
+            rest.map(|ended| unrecorded(ended, &HashSet::new(), &unknown))
+                .collect()
         });
     }
 }
 
-impl Sink {
+impl Queue {
     /// These records are not, or may not be, on the disk. Of a task that has none: it ends. Of an
     /// end: it is told, for it is true.
     fn gone(&self, locations: &[Location], settlement: &Settlement) {
+        let gone: HashSet<Location> = locations.iter().copied().collect();
         self.on_record(|state| {
             let mut told = Vec::new();
             // The last first: who is after a task came later, and is told the same.
             for location in locations.iter().rev() {
-                told.extend(state.settling.remove(location));
+                if let Some(ended) = state.settling.remove(location) {
+                    told.push(unrecorded(ended, &gone, settlement));
+                }
                 let id = TaskId(*location);
                 state.adopted.remove(&id);
                 if state.table.get(id).is_none_or(|task| task.durable) {
@@ -428,10 +480,26 @@ impl Sink {
                 };
                 state.drains.failed(ended.cover, &error, true);
                 // A body may be refused alone: who is after it is durable, and would run.
-                told.extend(self.0.park_all(state, &ended.orphaned));
+                told.extend(self.park_all(state, &ended.orphaned));
                 told.push(ended);
             }
             told
         });
     }
+}
+
+/// What is told of an end that is not on record, for these records are `gone`. What happened in S3
+/// is true all the same; what was only decided here is not.
+fn unrecorded(mut ended: Ended, gone: &HashSet<Location>, settlement: &Settlement) -> Ended {
+    if gone.contains(&ended.id.0) {
+        // The task itself is not on record.
+        ended.settlement = settlement.clone();
+    } else if ended.settlement == Settlement::Cancelled {
+        ended.settlement = match settlement {
+            // Still owed, for certain.
+            Settlement::Refused(_) => Settlement::Deferred,
+            other => other.clone(),
+        };
+    }
+    ended
 }

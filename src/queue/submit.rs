@@ -20,10 +20,13 @@ use super::record::{self, ActionRecord, TaskRecord};
 use super::table::{OnKey, Status, Task};
 use super::task::{
     Action, Body, Borrowed, Condition, KeyPolicy, Lane, MAX_AFTER, MAX_TAG_BYTES, Options, TaskId,
+    cut,
 };
 use super::{Queue, State};
 
 /// As long as any write id: what the metadata must leave room for.
+/// The longest entity tag that is taken: S3's own have 34 bytes, others' a few more.
+const MAX_ETAG_BYTES: usize = 1024;
 const WRITE_ID_SHAPE: &str = "00000000000000000000000000000000-18446744073709551615";
 
 /// What a caller asks for.
@@ -179,6 +182,11 @@ impl Queue {
         validate::key(&self.prefix, &key)?;
         validate::headers(&options.headers, Some(WRITE_ID_SHAPE))?;
         check_options(&options, body.is_some())?;
+        if options.policy == KeyPolicy::Rewritable && self.lock().conditions_ignored {
+            return Err(Error::ConditionsUnsupported(
+                "the server was seen to ignore the conditions of requests".to_owned(),
+            ));
+        }
         let after = self.dependencies(&options)?;
         let lane = options.lane.unwrap_or(match body {
             Some(_) => Lane::Foreground,
@@ -191,6 +199,7 @@ impl Queue {
                 (Action::Upload, len, Some(checksum), Keep::Bytes(bytes))
             }
             Some(Body::Adopt(path)) => {
+                let path = absolute(&path)?;
                 let len = self.stat(&path).await?.len;
                 let source = Source::File {
                     fs: Arc::clone(&self.fs),
@@ -206,6 +215,7 @@ impl Queue {
                 (Action::Upload, len, Some(checksum), Keep::Adopt(path))
             }
             Some(Body::Borrow(path)) => {
+                let path = absolute(&path)?;
                 let stat = self.stat(&path).await?;
                 let Some(name) = path.to_str() else {
                     return Err(Error::InvalidInput {
@@ -261,6 +271,11 @@ impl Queue {
             .await
             .and_then(|stat| stat)
         {
+            Ok(stat) if !stat.is_file => Err(Error::InvalidInput {
+                what: "path",
+                value: path.display().to_string(),
+                limit: "a regular file".to_owned(),
+            }),
             Ok(stat) => Ok(stat),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(Error::SourceMissing {
@@ -282,7 +297,8 @@ impl Queue {
                 None => after.push(receipt.task),
                 Some(settlement) if settlement.is_in_s3() => (),
                 // It may be replayed: the new task is parked behind it.
-                Some(Settlement::Quarantined(_))
+                // The same after a restart, of a task that is still owed.
+                Some(Settlement::Quarantined(_) | Settlement::Deferred)
                     if self.lock().table.get(receipt.task).is_some() =>
                 {
                     after.push(receipt.task);
@@ -325,7 +341,15 @@ impl Queue {
                 }
             }
         };
-        let theirs = theirs.or_else(|| self.journal.payload(candidate.0).map(Source::Journal));
+        let on_disk = || self.journal.payload(candidate.0).map(Source::Journal);
+        let theirs = match theirs.or_else(on_disk) {
+            // A file on its way into the journal.
+            None => {
+                let _ = self.journal.wait_durable(candidate.0).await;
+                on_disk()
+            }
+            found => found,
+        };
         let ours = match &checked.keep {
             Keep::Bytes(bytes) => Some(Source::Memory(bytes.clone())),
             Keep::Adopt(path) => Some(Source::File {
@@ -485,6 +509,15 @@ impl State {
     }
 }
 
+/// The path as it is whatever becomes of the working directory.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::InvalidInput {
+        what: "path",
+        value: path.display().to_string(),
+        limit: error.to_string(),
+    })
+}
+
 fn check_options(options: &Options, uploads: bool) -> Result<()> {
     let bad = |what, value: String, limit: &str| {
         Err(Error::InvalidInput {
@@ -520,6 +553,17 @@ fn check_options(options: &Options, uploads: bool) -> Result<()> {
             "true".to_owned(),
             "only rewritable keys are coalesced",
         );
+    }
+    if let Some(Condition::IfMatch(etag)) = &options.condition {
+        let visible = |byte: u8| (0x21..=0x7e).contains(&byte) || byte >= 0x80;
+        let fits = (1..=MAX_ETAG_BYTES).contains(&etag.0.len());
+        if !fits || !etag.0.bytes().all(visible) {
+            return bad(
+                "entity tag",
+                cut(etag.0.clone()),
+                "1 to 1,024 bytes, none of them white space or a control character",
+            );
+        }
     }
     if !uploads && matches!(options.condition, Some(Condition::IfAbsent { .. })) {
         return bad(

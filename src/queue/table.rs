@@ -257,6 +257,13 @@ impl Table {
             .and_then(|slot| self.tasks.get(*slot))
     }
 
+    /// Whether a task on this key is in flight.
+    pub(crate) fn is_running(&self, key: &str) -> bool {
+        let first = self.keys.get(key).and_then(|queue| queue.front());
+        let task = first.and_then(|slot| self.tasks.get(*slot));
+        task.is_some_and(|task| matches!(task.status, Status::Running { .. }))
+    }
+
     /// What a submit of these bytes meets on its key. `joinable` is false for a submit with a
     /// condition or an `after`.
     pub(crate) fn on_key(
@@ -387,8 +394,11 @@ impl Table {
                 && task.after.is_empty()
                 && !self.dependents.contains_key(&task.id)
         };
+        // A body that is kept here does not go for one that is not.
+        let kept = |task: &Task| !matches!(task.action, Action::UploadBorrowed(_));
         alone(earlier)
             && alone(later)
+            && (kept(later) || !kept(earlier))
             && earlier.durable
             && !earlier.sent
             && matches!(earlier.status, Status::Waiting | Status::Ready { .. })

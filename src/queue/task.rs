@@ -99,10 +99,11 @@ pub enum Condition {
 pub enum Body {
     /// Bytes in memory.
     Bytes(Bytes),
-    /// A file that becomes the queue's: it is renamed into the queue's directory, which must be
-    /// on the same file system, and removed once it is in S3.
+    /// A regular file that becomes the queue's: it is linked into the queue's directory, which must
+    /// be on the same file system, loses its old name when the task is durable, and is removed
+    /// once it is in S3. Where it joins a pending task with the same bytes, it stays as it is.
     Adopt(PathBuf),
-    /// A file that stays the caller's and is not changed before the task is settled. Its length,
+    /// A regular file that stays the caller's and is not changed before the task is settled. Its length,
     /// modification time and inode are compared at submit and at upload.
     Borrow(PathBuf),
 }

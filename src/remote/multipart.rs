@@ -49,6 +49,9 @@ pub struct MultipartRequest {
     pub headers: ObjectHeaders,
     /// Stored as `x-amz-meta-write-id`.
     pub write_id: Option<String>,
+    /// An earlier attempt may have made the object: one without any write id, and with equal
+    /// bytes, is then taken for ours.
+    pub sent_before: bool,
 }
 
 /// How it is uploaded.
@@ -189,7 +192,8 @@ impl MultipartTransfer<'_> {
                 Ended::Lost(error) => {
                     state.restart(false);
                     if restarted {
-                        return Err(error);
+                        // Somebody aborts them as fast as they are begun; the body is good.
+                        return Err(later(error));
                     }
                 }
                 Ended::Refused(error) => {
@@ -431,7 +435,10 @@ impl MultipartTransfer<'_> {
         // The completion's own outcome stays open until this question is answered.
         let found = found.map_err(|error| error.with_effect(Effect::Unknown))?;
         let write_id = self.request.write_id.as_deref();
-        Ok(found.filter(|info| is_ours(info, write_id, size, checksum)))
+        let may_be = |info: &ObjectInfo| {
+            write_id.is_none() || info.write_id.is_some() || self.request.sent_before
+        };
+        Ok(found.filter(|info| may_be(info) && is_ours(info, write_id, size, checksum)))
     }
 
     /// One try to abort each upload that was given up.
@@ -463,6 +470,17 @@ fn is_lost(error: &MultipartError) -> bool {
     error
         .remote()
         .is_some_and(|error| error.has_code("NoSuchUpload"))
+}
+
+/// The same failure, as one that may pass.
+fn later(error: MultipartError) -> MultipartError {
+    match error {
+        MultipartError::Remote(error) => MultipartError::Remote(RemoteError {
+            class: Class::Transient,
+            ..error
+        }),
+        other => other,
+    }
 }
 
 /// A completion: as long as any other small request, and some for each part.

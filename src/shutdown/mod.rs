@@ -33,6 +33,9 @@ pub use phases::Phase;
 pub use report::{FailingTask, MAX_FAILING, ShutdownReport};
 pub(crate) use watchdog::Watchdog;
 
+/// The longest deadline: what is above it is as good as none, and no instant is that far away.
+const MAX_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The verbs by which shutdown knows the layers under it.
 pub(crate) trait Layers: Send + Sync + 'static {
     /// Lets only holders of holds in.
@@ -118,6 +121,7 @@ impl Shutdown {
 
     /// Starts it, or joins one that is under way; the earlier of two deadlines counts.
     pub(crate) fn begin(&self, within: Duration) {
+        let within = within.min(MAX_WITHIN);
         self.state.change(|state| {
             let running = state
                 .started
@@ -141,10 +145,16 @@ impl Shutdown {
 
     /// Waits for the token, then walks the phases. Run once, as a task of its own.
     pub(crate) async fn coordinate(&self, layers: &dyn Layers) {
+        // Dropped with its runtime before the end, it still tells everyone.
+        let watch = Unfinished {
+            shutdown: self,
+            layers,
+        };
         let walk = AssertUnwindSafe(self.walk(layers)).catch_unwind().await;
         if let Err(panic) = walk {
             self.give_up(layers, &format!("shutdown panicked: {}", text_of(&*panic)));
         }
+        drop(watch);
     }
 
     /// The walk cannot go on: no new request, nothing sealed, everyone told.
@@ -243,8 +253,13 @@ impl Shutdown {
             .await;
             if stopped != Some(true) {
                 layers.cut();
-                // Cut off, they come back without waiting for anything outside.
-                walk_until(self, started, Phase::Sealing, false, layers.stop()).await;
+                // Cut off, they come back without waiting for anything outside. One that is held
+                // up by the local disk sends nothing any more, and is not waited for.
+                let rest = phases::return_grace(self.within());
+                let back = walk_until(self, started, Phase::Sealing, false, layers.stop());
+                if tokio::time::timeout(rest, back).await.is_err() {
+                    tracing::warn!("a worker has not come back from the local disk");
+                }
             }
         })
         .await;
@@ -281,6 +296,21 @@ impl Shutdown {
 
     fn over_after(&self, phase: Phase) -> Duration {
         phases::over_after(phase, self.within())
+    }
+}
+
+/// The coordinator, until everyone has been told.
+struct Unfinished<'a> {
+    shutdown: &'a Shutdown,
+    layers: &'a dyn Layers,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if self.shutdown.report().is_none() {
+            let cause = "the runtime that drives the queue has ended";
+            self.shutdown.give_up(self.layers, cause);
+        }
     }
 }
 

@@ -65,6 +65,13 @@ pub(crate) fn grace(within: Duration) -> Duration {
     (within / 10).min(Duration::from_secs(2))
 }
 
+/// How long workers that were cut off are waited for: they come back at once, unless the local
+/// disk holds them up, and what is left is for sealing.
+#[must_use]
+pub(crate) fn return_grace(within: Duration) -> Duration {
+    grace(within) / 4
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

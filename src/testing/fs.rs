@@ -282,6 +282,7 @@ impl Disk {
             inode,
             created: Some(UNIX_EPOCH + node.born),
             is_dir: node.is_dir,
+            is_file: !node.is_dir,
         })
     }
 }

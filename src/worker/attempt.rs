@@ -105,6 +105,10 @@ impl Shared {
             }
             error
         };
+        if self.cut.is_cancelled() {
+            // Nothing was sent, and nothing is.
+            return Err(RemoteError::transient(operation).with_message("cut off by shutdown"));
+        }
         let result = tokio::select! {
             biased;
             result = tokio::time::timeout(deadline, request) => match result {
@@ -139,6 +143,10 @@ impl Shared {
     /// How all write ids of this directory start.
     fn journal_prefix(&self) -> String {
         format!("{:032x}-", self.queue.journal.journal_id())
+    }
+
+    fn is_from_here(&self, found: &ObjectInfo) -> bool {
+        react::is_from(found, &self.journal_prefix())
     }
 
     /// Notes what is about to be sent, on what condition, and how long it may take effect.
@@ -266,6 +274,7 @@ impl Shared {
             }),
             (None, KeyPolicy::Rewritable) => {
                 if !self.conditions().await? {
+                    self.queue.refuse_rewritable();
                     return Ok(Err(Verdict::Quarantine(Cause::ConditionsUnsupported)));
                 }
                 match self.keys.seen(&job.key) {
@@ -325,6 +334,13 @@ impl Shared {
         };
         for _ in 0..MAX_REBASES {
             if let Some(until) = self.hazard(job, makes) {
+                // Our own earlier request may be what there is.
+                if job.sent_before
+                    && let Some(found) = self.head(&job.key).await?
+                    && ours.wrote(&found)
+                {
+                    return Ok(self.uploaded(job, found));
+                }
                 return Ok(Verdict::Wait(until));
             }
             let condition = basis.as_ref().map(write_condition);
@@ -407,6 +423,7 @@ impl Shared {
     async fn delete(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
         let deleted = || Verdict::End(Settlement::Deleted);
         if job.policy == KeyPolicy::Rewritable && !self.conditions().await? {
+            self.queue.refuse_rewritable();
             return Ok(Verdict::Quarantine(Cause::ConditionsUnsupported));
         }
         let mut state = match &job.condition {
@@ -415,9 +432,17 @@ impl Shared {
                 size: None,
                 checksum: None,
             },
-            _ => match self.head(&job.key).await? {
-                None => KeyState::Absent,
-                Some(found) => react::state_of(&found),
+            _ => match (self.keys.seen(&job.key), job.policy) {
+                // As a PUT: what somebody else wrote meanwhile is not ours to delete.
+                (Some(seen @ KeyState::Object { .. }), KeyPolicy::Rewritable) => seen,
+                (seen, _) => match self.head(&job.key).await? {
+                    None => KeyState::Absent,
+                    Some(found) if seen.is_some() && !self.is_from_here(&found) => {
+                        let found = Some(found.etag);
+                        return Ok(Verdict::Quarantine(Cause::ForeignWrite { found }));
+                    }
+                    Some(found) => react::state_of(&found),
+                },
             },
         };
         for _ in 0..MAX_REBASES {

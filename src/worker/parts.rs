@@ -96,6 +96,7 @@ pub(super) async fn upload(
         condition,
         headers: (*job.headers).clone(),
         write_id: Some(write_id.to_owned()),
+        sent_before: job.sent_before,
     };
     let journal = OnRecord {
         queue: &shared.queue,
@@ -151,6 +152,13 @@ pub(super) async fn upload(
         }
         Err(error) => error,
     };
+    let open = |error: &RemoteError| super::react::may_make_the_object(error);
+    if let MultipartError::Remote(error) = &error
+        && open(error)
+    {
+        // It may still make the object: that comes first. The next attempt looks at the file.
+        return Err(Failed::Request(error.clone()));
+    }
     if let Action::UploadBorrowed(borrowed) = job.action.clone() {
         shared
             .check_borrowed(&borrowed)

@@ -11,6 +11,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -27,6 +28,9 @@ use crate::runtime::Runtime;
 
 use super::attempt::{Shared, Verdict};
 use super::retry;
+
+/// How long an abort waits for its key's own task before it looks again.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// The workers of one queue.
 #[derive(Debug)]
@@ -149,6 +153,9 @@ impl Pool {
 
     async fn run_abort(&self, abort: Abort) {
         let queue = &self.shared.queue;
+        if abort.upload_id.is_none() && queue.is_busy(&abort.key) {
+            return queue.postpone_abort(abort, Instant::now() + BUSY);
+        }
         let aborted = AssertUnwindSafe(self.shared.abort(&abort))
             .catch_unwind()
             .await;

@@ -101,7 +101,9 @@ pub(super) fn put_conflict(
     journal: &str,
 ) -> Next {
     if let Some(found) = found
-        && (ours.wrote(found) || (sent_before && ours.proven_same(found)))
+        // Somebody's write id that is not ours says whose it is, whatever its bytes are.
+        && (ours.wrote(found)
+            || (sent_before && found.write_id.is_none() && ours.proven_same(found)))
     {
         return Next::End(Settlement::Uploaded(found.clone()));
     }
@@ -151,7 +153,7 @@ pub(super) fn delete_conflict(
 }
 
 /// Whether an object was written by some task of this directory.
-fn is_from(found: &ObjectInfo, journal: &str) -> bool {
+pub(super) fn is_from(found: &ObjectInfo, journal: &str) -> bool {
     found
         .write_id
         .as_deref()

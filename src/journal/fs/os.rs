@@ -33,6 +33,7 @@ fn stat_of(meta: &fs::Metadata) -> Stat {
         inode: meta.ino(),
         created: meta.created().ok(),
         is_dir: meta.is_dir(),
+        is_file: meta.is_file(),
     }
 }
 

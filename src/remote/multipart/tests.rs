@@ -53,6 +53,7 @@ fn request(body: &Bytes) -> MultipartRequest {
         condition: None,
         headers: ObjectHeaders::default(),
         write_id: Some("ours".to_owned()),
+        sent_before: true,
     }
 }
 
