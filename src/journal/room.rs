@@ -159,6 +159,20 @@ mod tests {
             })
     }
 
+    /// Writes a frame, in a fresh segment if the last one has no room for it.
+    fn write(room: &mut Room, bytes: u64) -> bool {
+        if room.active_rest < bytes {
+            if room.spares == 0 {
+                return false;
+            }
+            room.spares -= 1;
+            room.active_rest = room.segment_bytes - 2 * SEGMENT_HEADER_BYTES - frame::START_BYTES;
+        }
+        let fits = room.active_rest >= bytes;
+        room.active_rest = room.active_rest.saturating_sub(bytes);
+        fits
+    }
+
     proptest! {
         /// E20, C9: what has begun can end. After any admitted Begin, all Ends fit, one by one,
         /// and so does a copy of the oldest segment, without a new file.
@@ -176,13 +190,35 @@ mod tests {
             }
             room.owners += 1;
             for _ in 0..room.owners {
-                if room.active_rest < room.end_bytes {
-                    prop_assert!(room.spares > 0, "no room for an end: {room:?}");
-                    room.spares -= 1;
-                    room.active_rest = room.segment_bytes - 2 * SEGMENT_HEADER_BYTES
-                        - frame::START_BYTES;
+                let end = room.end_bytes;
+                prop_assert!(write(&mut room, end), "no room for an end: {room:?}");
+            }
+            prop_assert!(
+                room.active_rest + room.spares * room.usable() >= room.oldest_live,
+                "no room for a copy: {room:?}"
+            );
+        }
+
+        /// Whatever vital records take, each live owner can end with the least that an end needs,
+        /// and the oldest segment can be copied.
+        #[test]
+        fn vital_records_leave_room_for_the_least_of_ends(
+            mut room in room(), notes in prop::collection::vec(56_u64..400, 0..300),
+        ) {
+            // A note may take an end's bytes at most; a record that begins an owner takes them
+            // twice, for it may have to be copied.
+            for bytes in notes {
+                let bytes = bytes.next_multiple_of(8);
+                let begins = bytes > room.end_bytes;
+                if room.admits_vital(if begins { 2 * bytes } else { bytes }) {
+                    prop_assert!(write(&mut room, bytes), "no room for a vital record: {room:?}");
+                    room.owners += u64::from(begins);
                 }
-                room.active_rest -= room.end_bytes;
+            }
+            prop_assume!(room.admits_vital(0));
+            for _ in 0..room.owners {
+                let least = frame::frame_len(LEAST_END_HEAD, 0);
+                prop_assert!(write(&mut room, least), "no room for an end: {room:?}");
             }
             prop_assert!(
                 room.active_rest + room.spares * room.usable() >= room.oldest_live,
