@@ -12,23 +12,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::queue::body::Source;
 use crate::queue::load::{Load, Loaded};
 use crate::queue::receipt::Settlement;
 use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
-use crate::queue::task::{Action, Borrowed, Cause, Condition, KeyPolicy};
+use crate::queue::task::{Action, Cause, Condition, KeyPolicy};
 use crate::queue::{Abort, Queue, TaskJob, Totals};
 use crate::random::Random;
 use crate::remote::deadline::attempt_deadline;
 use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
-    Crc64, Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
+    Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
 use crate::time::WallClock;
 
@@ -492,71 +490,6 @@ impl Shared {
             .with_message("the key changes faster than it can be deleted"))
     }
 
-    /// Where the body is, once it is known to be what was submitted.
-    async fn open_body(&self, job: &mut TaskJob) -> Result<Source, Verdict> {
-        if let Action::UploadBorrowed(borrowed) = job.action.clone() {
-            self.check_borrowed(&borrowed).await?;
-        }
-        let source = self.queue.body(job).ok_or_else(|| {
-            Verdict::Quarantine(Cause::LocalCorruption(
-                "the journal has no such body".to_owned(),
-            ))
-        })?;
-        if job.checksum.is_none() {
-            let reading = source.clone();
-            let read = self.queue.io.run(move || reading.checksum()).await;
-            match read.and_then(|checksum| checksum) {
-                Ok(checksum) => job.checksum = Some(checksum),
-                Err(error) => return Err(unreadable(job, &source, &error)),
-            }
-            if let Action::UploadBorrowed(borrowed) = job.action.clone() {
-                // Unchanged before and after: this is the checksum of what was submitted, and
-                // what goes up later must have it.
-                self.check_borrowed(&borrowed).await?;
-            }
-        }
-        Ok(source)
-    }
-
-    async fn read_whole(&self, job: &TaskJob, source: &Source) -> Result<Bytes, Verdict> {
-        let len = usize::try_from(source.len()).unwrap_or(usize::MAX);
-        let body = source
-            .read(&self.queue.io, 0, len)
-            .await
-            .map_err(|error| unreadable(job, source, &error))?;
-        if let Action::UploadBorrowed(borrowed) = &job.action {
-            // Unchanged before and after it was read: these are the bytes that were submitted.
-            self.check_borrowed(borrowed).await?;
-        }
-        if Some(Crc64::of(&body)) != job.checksum {
-            let what = format!(
-                "checksum {:?}, expected {:?}",
-                Crc64::of(&body),
-                job.checksum
-            );
-            return Err(Verdict::Quarantine(Cause::LocalCorruption(what)));
-        }
-        Ok(body)
-    }
-
-    pub(super) async fn check_borrowed(&self, borrowed: &Arc<Borrowed>) -> Result<(), Verdict> {
-        let (fs, expected) = (Arc::clone(&self.queue.fs), Arc::clone(borrowed));
-        let path = borrowed.path.clone();
-        let stat = self
-            .queue
-            .io
-            .run(move || fs.stat(expected.path.as_ref()))
-            .await;
-        match stat.and_then(|stat| stat) {
-            Ok(stat) if Borrowed::new(path.clone(), &stat) == **borrowed => Ok(()),
-            Ok(_) => Err(Verdict::Quarantine(Cause::SourceChanged(path))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Verdict::Quarantine(Cause::SourceMissing(path)))
-            }
-            Err(error) => Err(local_trouble(&error)),
-        }
-    }
-
     pub(super) async fn abort(&self, abort: &Abort) -> Result<(), RemoteError> {
         let ids = match &abort.upload_id {
             Some(id) => vec![id.clone()],
@@ -596,32 +529,6 @@ pub(super) fn write_condition(state: &KeyState) -> WriteCondition {
         KeyState::Absent => WriteCondition::IfAbsent,
         KeyState::Object { etag, .. } => WriteCondition::IfMatch(etag.clone()),
     }
-}
-
-/// The body could not be read: gone for good, or for now.
-fn unreadable(job: &TaskJob, source: &Source, error: &std::io::Error) -> Verdict {
-    use std::io::ErrorKind::{NotFound, UnexpectedEof};
-    match (&job.action, error.kind()) {
-        (Action::UploadBorrowed(borrowed), NotFound) => {
-            Verdict::Quarantine(Cause::SourceMissing(borrowed.path.clone()))
-        }
-        (Action::UploadBorrowed(borrowed), UnexpectedEof) => {
-            Verdict::Quarantine(Cause::SourceChanged(borrowed.path.clone()))
-        }
-        (_, NotFound) if source.path().is_some() => {
-            let path = source.path().map(|path| path.display().to_string());
-            Verdict::Quarantine(Cause::SourceMissing(path.unwrap_or_default()))
-        }
-        (_, NotFound | UnexpectedEof) => {
-            Verdict::Quarantine(Cause::LocalCorruption(error.to_string()))
-        }
-        _ => local_trouble(error),
-    }
-}
-
-/// The local disk may be well again later: nothing was sent.
-fn local_trouble(error: &std::io::Error) -> Verdict {
-    Verdict::Failed(RemoteError::transient("read of the body").with_message(&error.to_string()))
 }
 
 /// No capabilities are known yet: the probe is made again.

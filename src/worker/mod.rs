@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `pool.rs` | slots, panics, stopping |
 //! | `attempt.rs` | one attempt at an upload, a delete or a load |
+//! | `local.rs` | what an attempt reads here |
+//! | `parts.rs` | one attempt at an upload in parts |
 //! | `react.rs` | what an outcome means: pure |
 //! | `keys.rs` | what is known of keys, and which given-up requests may still land |
 //! | `retry.rs` | how long to back off: pure |
@@ -15,6 +17,7 @@
 
 mod attempt;
 mod keys;
+mod local;
 mod parts;
 mod pool;
 mod react;

@@ -1,0 +1,226 @@
+//! Opening a queue: what it is opened with, and the order in which its parts are made.
+//!
+//! Owns: the builder, and the one instant at which a queue comes to be: from the recovered journal
+//! on nothing waits, so a cancelled open leaves nothing behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::journal::fs::{Fs, OsFs};
+use crate::journal::{Journal, JournalOptions, Recovered};
+use crate::op::Op;
+use crate::queue::Queue;
+use crate::random::Random;
+use crate::remote::Remote;
+use crate::runtime::{Driver, RunOn, Runtime};
+use crate::shutdown::Shutdown;
+use crate::sync::Mutex;
+use crate::time::WallClock;
+use crate::worker::Workers;
+
+use super::stack::Stack;
+use super::{Inner, UploadQueue};
+
+/// How often an open looks again at a directory that is in use, and how far apart.
+const LOCK_LOOKS: u32 = 50;
+const LOCK_BEAT: Duration = Duration::from_millis(20);
+
+/// How an [`UploadQueue`] is opened.
+#[must_use = "a builder does nothing until `open` is waited for"]
+pub struct Builder {
+    config: Config,
+    remote: Arc<dyn Remote>,
+    run_on: RunOn,
+    token: CancellationToken,
+    fs: Arc<dyn Fs>,
+    io: Option<Io>,
+    clock: Option<WallClock>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(super) fn new(config: Config, remote: Arc<dyn Remote>) -> Self {
+        Self {
+            config,
+            remote,
+            run_on: RunOn::default(),
+            token: CancellationToken::new(),
+            fs: Arc::new(OsFs),
+            io: None,
+            clock: None,
+        }
+    }
+
+    /// Which runtime drives the queue. Default: a thread of its own.
+    pub fn run_on(self, run_on: RunOn) -> Self {
+        Self { run_on, ..self }
+    }
+
+    /// A token whose cancellation starts an ordered shutdown with the configured deadline.
+    pub fn cancelled_by(self, parent: &CancellationToken) -> Self {
+        Self {
+            token: parent.child_token(),
+            ..self
+        }
+    }
+
+    /// Another file system, and where its blocking calls run: for simulations.
+    pub fn file_system(self, fs: Arc<dyn Fs>, io: Io) -> Self {
+        Self {
+            fs,
+            io: Some(io),
+            ..self
+        }
+    }
+
+    /// Another wall clock: for simulations.
+    pub fn wall_clock(self, clock: WallClock) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
+    /// Opens the queue: takes the directory, recovers what an earlier life left, starts the
+    /// workers. Needs no answer from S3. A directory that is in use is waited for, for a second.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::DirectoryInUse`], [`Error::Directory`], [`Error::Version`],
+    /// [`Error::Damaged`]: nothing was changed. [`Error::Runtime`].
+    ///
+    /// # Cancel safety
+    /// Dropped at any point, it leaves no task behind and the directory free.
+    pub fn open(self) -> Op<UploadQueue> {
+        let deadline = self.config.op_deadline;
+        let runtime = match self.config.validate() {
+            Err(errors) => return Op::ready(Err(errors.into())),
+            Ok(()) => match Runtime::start(&self.run_on) {
+                Err(error) => return Op::ready(Err(error)),
+                Ok(runtime) => runtime,
+            },
+        };
+        let driver = runtime.driver();
+        Op::new(&driver, deadline, open(self, runtime), || {
+            Error::WouldWait("the local disk")
+        })
+    }
+}
+
+async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
+    let Builder {
+        config,
+        remote,
+        token,
+        fs,
+        io,
+        clock,
+        ..
+    } = builder;
+    let config = Arc::new(config);
+    let io = io.unwrap_or_else(|| runtime.io(config.io_threads));
+    let driver = runtime.driver();
+    let clock = {
+        let _inside = driver.context();
+        clock.unwrap_or_else(WallClock::system)
+    };
+    let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
+    let prefix = remote.prefix().to_owned();
+    // From here on nothing waits: the queue is opened whole, or the journal is dropped.
+    let queue = Queue::new(
+        Arc::clone(&config),
+        journal.clone(),
+        fs,
+        io,
+        driver.clone(),
+        prefix,
+    );
+    let found = queue.recover(&recovered);
+    journal.set_sink(queue.sink());
+    let _inside = driver.context();
+    let random = Random::new(config.seed);
+    let shutdown = Shutdown::new(token, config.shutdown_within);
+    runtime.spawn(async move { journal.run().await });
+    let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
+    let stall = Arc::new(Mutex::new(None));
+    let stack = Stack {
+        queue: Arc::clone(&queue),
+        workers: Arc::clone(&workers),
+        shutdown: Arc::downgrade(&shutdown),
+        stall: Arc::clone(&stall),
+    };
+    let coordinator = Arc::clone(&shutdown);
+    // The runtime lives until the last phase is over, even where every handle was dropped.
+    let kept = Arc::clone(&runtime);
+    runtime.spawn(async move {
+        tokio::select! {
+            () = coordinator.coordinate(&stack) => (),
+            () = stack.beats() => (),
+        }
+        drop(kept);
+    });
+    Ok(UploadQueue {
+        inner: Arc::new(Inner {
+            queue,
+            shutdown,
+            workers,
+            driver,
+            stall,
+            damage: recovered.damage,
+            _runtime: runtime,
+        }),
+    })
+}
+
+/// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
+/// this very process that was cancelled, or the process before this one): it is waited for.
+async fn open_journal(
+    config: &Config,
+    fs: &Arc<dyn Fs>,
+    io: &Io,
+    driver: &Driver,
+    clock: WallClock,
+) -> Result<(Journal, Recovered)> {
+    let mut options = JournalOptions::new(&config.dir);
+    options.segment_bytes = config.segment_bytes.into();
+    options.inline_bytes = config.inline_bytes.into();
+    // The reserve is room on top of the limit, here as at admission.
+    options.disk_limit = config
+        .max_disk_bytes
+        .saturating_add(config.checkpoint_disk_bytes());
+    options.on_damage = config.on_damage;
+    // Segment ids must not repeat from one open to the next.
+    let now = u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX);
+    options.seed = config.seed.map(|seed| seed ^ now);
+    let mut looks = 0;
+    loop {
+        let (fs, io_too, options) = (Arc::clone(fs), io.clone(), options.clone());
+        let opened = io
+            .run(move || Journal::open(fs, io_too, options))
+            .await
+            .map_err(|error| Error::directory(&config.dir, &error))?;
+        match opened.map_err(Error::from) {
+            Ok(opened) => return Ok(opened),
+            Err(Error::DirectoryInUse { .. }) if looks < LOCK_LOOKS => {
+                looks += 1;
+                let pause = {
+                    let _inside = driver.context();
+                    tokio::time::sleep(LOCK_BEAT)
+                };
+                pause.await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

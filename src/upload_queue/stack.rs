@@ -1,0 +1,136 @@
+//! The layers of one queue, as shutdown and the watchdog see them.
+//!
+//! Owns: which verb of shutdown is which call, and what is done now and then because nothing else
+//! causes it. Does not own: when.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::panics::text_of;
+use crate::queue::{Queue, Totals};
+use crate::shutdown::{Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, Watchdog};
+use crate::sync::Mutex;
+use crate::worker::Workers;
+
+/// How often expired requests are forgotten and a full disk is looked at again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The layers, as shutdown and the watchdog see them.
+pub(super) struct Stack {
+    pub queue: Arc<Queue>,
+    pub workers: Arc<Workers>,
+    pub shutdown: Weak<Shutdown>,
+    pub stall: Arc<Mutex<Option<String>>>,
+}
+
+impl Stack {
+    /// A panic on the side does not keep shutdown from being walked.
+    pub(super) async fn beats(&self) {
+        loop {
+            if let Err(panic) = AssertUnwindSafe(self.beat()).catch_unwind().await {
+                tracing::error!(panic = %text_of(&*panic), "the watchdog starts anew");
+            }
+        }
+    }
+
+    /// Does now and then what nothing else causes.
+    async fn beat(&self) {
+        let mut watchdog = Watchdog::new(self.queue.config().stall_after);
+        let every = TICK.min(watchdog.beat());
+        loop {
+            tokio::time::sleep(every).await;
+            self.queue.tick();
+            self.workers.expire();
+            let (progress, work) = (self.queue.progress(), self.queue.ought_to_move());
+            if let Some(still) = watchdog.look(progress, work, Instant::now()) {
+                let picture = self.picture(still);
+                tracing::warn!(stall = %picture, "nothing has moved");
+                *self.stall.lock() = Some(picture);
+            }
+        }
+    }
+
+    /// Who waits for what and since when, what is in flight, and the last errors.
+    fn picture(&self, still: Duration) -> String {
+        let counts = self.queue.counts();
+        let usage = self.queue.admission.usage();
+        let holds = self.shutdown.upgrade().map(|shutdown| {
+            let held = shutdown.holds.held().into_iter();
+            held.map(|(name, since)| format!("{name:?} for {:?}", since.elapsed()))
+                .collect::<Vec<_>>()
+        });
+        format!(
+            "nothing moved for {still:?}; phase {:?}; {counts:?}; waiting for room: {}; holds: \
+             {:?}; journal: {:?}; tasks: {:#?}",
+            self.shutdown.upgrade().map(|shutdown| shutdown.phase()),
+            usage.waiters,
+            holds.unwrap_or_default(),
+            self.queue.journal.status(),
+            self.queue.notable(32),
+        )
+    }
+}
+
+impl Layers for Stack {
+    fn close_to_all_but_holders(&self, phase: Phase) {
+        self.queue.admission.holders_only(phase);
+    }
+
+    fn close(&self, phase: Phase) {
+        self.queue.admission.close(phase);
+    }
+
+    fn drained(&self, deadline: Instant) -> BoxFuture<'_, ()> {
+        Box::pin(self.queue.run_dry(deadline))
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.queue.stop();
+        Box::pin(self.workers.stopped())
+    }
+
+    fn cut(&self) {
+        self.workers.cut();
+    }
+
+    fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            self.queue
+                .journal
+                .seal()
+                .await
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    fn settle(&self, sealed: Result<(), String>) -> Left {
+        let notable = self.queue.failing(MAX_FAILING);
+        let rest = self.queue.settle_rest(sealed);
+        let failing = notable.into_iter().map(|task| FailingTask {
+            task: task.task,
+            key: task.key,
+            quarantined: task.quarantined,
+            failures: task.failures,
+            cause: task.cause,
+        });
+        Left {
+            failing: failing.collect(),
+            deferred: rest.deferred,
+            undetermined: rest.undetermined,
+            quarantined: rest.quarantined,
+        }
+    }
+
+    fn done(&self) -> Done {
+        let totals = &self.queue.totals;
+        Done {
+            uploaded: Totals::read(&totals.uploaded) + Totals::read(&totals.deleted),
+            unknown: Totals::read(&totals.unknown),
+        }
+    }
+}
