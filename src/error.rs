@@ -169,7 +169,7 @@ pub enum Error {
     #[error("shutting down ({phase})")]
     ShuttingDown {
         /// The phase it is in.
-        phase: crate::shutdown::Phase,
+        phase: crate::phase::Phase,
     },
     /// The deadline passed.
     #[error("timed out after {waited:?}: {waiting_for}")]
@@ -374,7 +374,7 @@ impl From<JournalError> for Error {
             },
             JournalError::Options(text) => Self::Config(ConfigErrors(vec![text])),
             JournalError::Closed => Self::ShuttingDown {
-                phase: crate::shutdown::Phase::Sealing,
+                phase: crate::phase::Phase::Sealing,
             },
             JournalError::Failed(_) | JournalError::Void(_) | JournalError::Undetermined(_) => {
                 Self::JournalFailed(error.to_string())

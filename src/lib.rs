@@ -18,6 +18,7 @@ pub mod journal;
 mod metrics;
 pub mod op;
 mod panics;
+mod phase;
 pub mod queue;
 mod random;
 pub mod remote;
@@ -36,11 +37,12 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use metrics::Snapshot;
 pub use op::Op;
+pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
 pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
-pub use shutdown::{FailingTask, Phase, ShutdownHold, ShutdownReport};
+pub use shutdown::{FailingTask, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};
 
 /// The code of the README, compiled.

@@ -5,9 +5,9 @@
 use serde::Serialize;
 
 use crate::journal::JournalStatus;
+use crate::phase::Phase;
 use crate::queue::Counts;
 use crate::remote::probe::Capabilities;
-use crate::shutdown::Phase;
 
 /// A queue at one instant. All counters are since open.
 #[derive(Debug, Clone, Serialize)]

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
-use crate::shutdown::Phase;
+use crate::phase::Phase;
 use crate::sync::Mutex;
 
 /// What a task takes of the queue.

@@ -236,7 +236,7 @@ impl Queue {
             let mut state = self.lock();
             if state.closed {
                 // What was left has been settled, and is not in the table any more.
-                let phase = crate::shutdown::Phase::Closed;
+                let phase = crate::phase::Phase::Closed;
                 return Err(Error::ShuttingDown { phase });
             }
             if let Some(missed) = state.drains.take_missed() {

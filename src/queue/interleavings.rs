@@ -221,7 +221,7 @@ fn d8_no_schedule_leaves_a_waiter_behind_a_closed_door() {
             let closer = {
                 let (queue, told) = (Arc::clone(&model.queue), Arc::clone(&told));
                 future::spawn(async move {
-                    queue.admission.close(crate::shutdown::Phase::Draining);
+                    queue.admission.close(crate::phase::Phase::Draining);
                     told.store(true, Ordering::Relaxed);
                 })
             };

@@ -59,7 +59,7 @@ impl Queue {
     /// Whether what is decided now can go on record.
     pub(super) fn takes_records(&self, state: &State) -> Result<(), Error> {
         if state.closed {
-            let phase = crate::shutdown::Phase::Closed;
+            let phase = crate::phase::Phase::Closed;
             return Err(Error::ShuttingDown { phase });
         }
         match &state.journal_failed {
@@ -273,7 +273,7 @@ impl Queue {
                     told.push(ended);
                 }
             }
-            let phase = crate::shutdown::Phase::Closed;
+            let phase = crate::phase::Phase::Closed;
             state.drains.all_failed(&Error::ShuttingDown { phase });
             (told, state.loads.drain(), rest)
         };

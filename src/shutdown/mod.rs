@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::panics::text_of;
 use crate::watched::Watched;
 
+pub use crate::phase::Phase;
 pub(crate) use hold::Holds;
 pub use hold::ShutdownHold;
-pub use phases::Phase;
 pub use report::{FailingTask, MAX_FAILING, ShutdownReport};
 pub(crate) use watchdog::Watchdog;
 
