@@ -4,7 +4,7 @@
 //! not journaled: whoever wanted one asks again after a crash.
 //!
 //! 1. A load belongs to its task, not to who asked: one that leaves ends its own wait, and the
-//!    load makes no new attempt once nobody is left.
+//!    load ends within a second once nobody is left.
 //! 2. Loads never queue behind uploads: one slot is theirs alone, and half of the others if they
 //!    have use for them.
 
@@ -31,7 +31,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         Arc::strong_count(&self.cell) > 1
     }
 

@@ -24,9 +24,9 @@ use super::task::{
 };
 use super::{Queue, State};
 
-/// As long as any write id: what the metadata must leave room for.
 /// The longest entity tag that is taken: S3's own have 34 bytes, others' a few more.
 const MAX_ETAG_BYTES: usize = 1024;
+/// As long as any write id: what the metadata must leave room for.
 const WRITE_ID_SHAPE: &str = "00000000000000000000000000000000-18446744073709551615";
 
 /// What a caller asks for.

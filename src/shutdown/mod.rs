@@ -145,16 +145,10 @@ impl Shutdown {
 
     /// Waits for the token, then walks the phases. Run once, as a task of its own.
     pub(crate) async fn coordinate(&self, layers: &dyn Layers) {
-        // Dropped with its runtime before the end, it still tells everyone.
-        let watch = Unfinished {
-            shutdown: self,
-            layers,
-        };
         let walk = AssertUnwindSafe(self.walk(layers)).catch_unwind().await;
         if let Err(panic) = walk {
             self.give_up(layers, &format!("shutdown panicked: {}", text_of(&*panic)));
         }
-        drop(watch);
     }
 
     /// The walk cannot go on: no new request, nothing sealed, everyone told.
@@ -299,17 +293,18 @@ impl Shutdown {
     }
 }
 
-/// The coordinator, until everyone has been told.
-struct Unfinished<'a> {
-    shutdown: &'a Shutdown,
-    layers: &'a dyn Layers,
+/// Goes with the coordinator's task: dropped before everyone has been told, because the runtime
+/// that drives it has ended, it tells them.
+pub(crate) struct Unfinished {
+    pub shutdown: Arc<Shutdown>,
+    pub layers: Arc<dyn Layers>,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if self.shutdown.report().is_none() {
             let cause = "the runtime that drives the queue has ended";
-            self.shutdown.give_up(self.layers, cause);
+            self.shutdown.give_up(&*self.layers, cause);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
 use crate::runtime::{Driver, RunOn, Runtime};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Layers, Shutdown, Unfinished};
 use crate::sync::Mutex;
 use crate::time::WallClock;
 use crate::worker::Workers;
@@ -154,20 +154,25 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
     runtime.spawn(async move { journal.run().await });
     let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
     let stall = Arc::new(Mutex::new(None));
-    let stack = Stack {
+    let stack = Arc::new(Stack {
         queue: Arc::clone(&queue),
         workers: Arc::clone(&workers),
         shutdown: Arc::downgrade(&shutdown),
         stall: Arc::clone(&stall),
-    };
+    });
     let coordinator = Arc::clone(&shutdown);
     // The runtime lives until the last phase is over, even where every handle was dropped.
     let kept = Arc::clone(&runtime);
+    let unfinished = Unfinished {
+        shutdown: Arc::clone(&shutdown),
+        layers: Arc::clone(&stack) as Arc<dyn Layers>,
+    };
     runtime.spawn(async move {
         tokio::select! {
-            () = coordinator.coordinate(&stack) => (),
+            () = coordinator.coordinate(&*stack) => (),
             () = stack.beats() => (),
         }
+        drop(unfinished);
         drop(kept);
     });
     Ok(UploadQueue {

@@ -29,7 +29,8 @@ use crate::runtime::Runtime;
 use super::attempt::{Shared, Verdict};
 use super::retry;
 
-/// How long an abort waits for its key's own task before it looks again.
+/// How long what waits for something else to end waits before it looks again: an abort for its
+/// key's own task, a load for its last waiter.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// The workers of one queue.
@@ -126,9 +127,14 @@ impl Pool {
 
     async fn run_load(&self, load: Load) {
         let queue = &self.shared.queue;
-        let outcome = AssertUnwindSafe(self.shared.load(&load))
-            .catch_unwind()
-            .await;
+        let attempt = AssertUnwindSafe(self.shared.load(&load)).catch_unwind();
+        let outcome = tokio::select! {
+            outcome = attempt => outcome,
+            () = given_up(&load) => {
+                let error = RemoteError::transient("GetObject").with_message("nobody waits");
+                return queue.end_load(&load, Err(error));
+            }
+        };
         match outcome {
             Ok(Ok(found)) => queue.end_load(&load, Ok(found)),
             Ok(Err(error))
@@ -184,6 +190,13 @@ impl Pool {
         );
         let drawn = self.shared.random.up_to(ceiling);
         Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
+    }
+}
+
+/// Waits until nobody waits for a load any more.
+async fn given_up(load: &Load) {
+    while load.is_wanted() {
+        tokio::time::sleep(BUSY).await;
     }
 }
 
