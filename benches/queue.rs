@@ -86,37 +86,52 @@ fn submit(c: &mut Criterion) {
     });
 }
 
-/// `submitters` threads, each of which waits until its record is durable before the next.
+/// Submitters, each of which waits until its record is durable before the next: threads, and tasks
+/// of one runtime. Beside them what the disk does for such groups, and redb: a thread's own
+/// transaction a record, and one thread that puts a whole group into one.
 fn durable(c: &mut Criterion) {
     let mut group = c.benchmark_group("durable submit, 100 B");
     group.throughput(Throughput::Elements(1)).sample_size(10);
     for submitters in [1_u64, 64] {
-        group.bench_function(BenchmarkId::new("s3-writeback", submitters), |b| {
+        group.bench_function(BenchmarkId::new("s3-writeback, threads", submitters), |b| {
             let dir = tempfile::tempdir().expect("a directory");
             let queue = open(config(&dir.path().join("q")), SimRemote::new());
             queue.pause(PauseWhat::Uploads);
             let mut round = 0;
             b.iter_custom(|iterations| {
                 round += 1;
+                among_threads(iterations, submitters, |submitter, n| {
+                    let submit = queue.submit(key(round, submitter, n), record(), plain());
+                    let receipt = submit.wait().expect("admitted");
+                    receipt.durable().wait().expect("durable");
+                })
+            });
+            close(&queue);
+        });
+        group.bench_function(BenchmarkId::new("s3-writeback, tasks", submitters), |b| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let queue = open(config(&dir.path().join("q")), SimRemote::new());
+            queue.pause(PauseWhat::Uploads);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let mut round = 0;
+            b.iter_custom(|iterations| {
+                round += 1;
                 let each = iterations.div_ceil(submitters);
                 let started = Instant::now();
-                std::thread::scope(|scope| {
-                    for submitter in 0..submitters {
-                        let queue = &queue;
-                        scope.spawn(move || {
-                            for n in 0..each {
-                                let key = format!("wal/{round}/{submitter}/{n}");
-                                let body = bytes::Bytes::from_static(&RECORD);
-                                let receipt = queue.submit(key, body, Options::default()).wait();
-                                receipt
-                                    .expect("admitted")
-                                    .durable()
-                                    .wait()
-                                    .expect("durable");
-                            }
-                        });
+                let all = (0..submitters).map(|submitter| {
+                    let queue = &queue;
+                    async move {
+                        for n in 0..each {
+                            let submit = queue.submit(key(round, submitter, n), record(), plain());
+                            let receipt = submit.await.expect("admitted");
+                            receipt.durable().await.expect("durable");
+                        }
                     }
                 });
+                runtime.block_on(futures::future::join_all(all));
                 started
                     .elapsed()
                     .mul_f64(iterations as f64 / (each * submitters) as f64)
@@ -147,29 +162,74 @@ fn durable(c: &mut Criterion) {
                 });
             },
         );
-        group.bench_function(BenchmarkId::new("redb", submitters), |b| {
+        group.bench_function(
+            BenchmarkId::new("redb, a transaction each", submitters),
+            |b| {
+                let dir = tempfile::tempdir().expect("a directory");
+                let database = redb::Database::create(dir.path().join("db")).expect("a database");
+                let mut round = 0;
+                b.iter_custom(|iterations| {
+                    round += 1;
+                    among_threads(iterations, submitters, |submitter, n| {
+                        insert(&database, [(round << 40) | (submitter << 32) | n]);
+                    })
+                });
+            },
+        );
+        group.bench_function(BenchmarkId::new("redb, one for all", submitters), |b| {
             let dir = tempfile::tempdir().expect("a directory");
-            let table: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("t");
             let database = redb::Database::create(dir.path().join("db")).expect("a database");
-            let mut key = 0;
+            let mut next = 0;
             b.iter_custom(|iterations| {
                 let started = Instant::now();
                 for _ in 0..iterations.div_ceil(submitters) {
-                    let write = database.begin_write().expect("begins");
-                    {
-                        let mut table = write.open_table(table).expect("opens");
-                        for _ in 0..submitters {
-                            key += 1;
-                            table.insert(key, RECORD.as_slice()).expect("inserted");
-                        }
-                    }
-                    write.commit().expect("committed");
+                    insert(&database, next..next + submitters);
+                    next += submitters;
                 }
                 started.elapsed()
             });
         });
     }
     group.finish();
+}
+
+fn key(round: u64, submitter: u64, n: u64) -> String {
+    format!("wal/{round}/{submitter}/{n}")
+}
+
+fn record() -> bytes::Bytes {
+    bytes::Bytes::from_static(&RECORD)
+}
+
+fn plain() -> Options {
+    Options::default()
+}
+
+/// Runs `work(submitter, n)` on that many threads; how long `iterations` of them took.
+fn among_threads(iterations: u64, threads: u64, work: impl Fn(u64, u64) + Sync) -> Duration {
+    let each = iterations.div_ceil(threads);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for submitter in 0..threads {
+            let work = &work;
+            scope.spawn(move || (0..each).for_each(|n| work(submitter, n)));
+        }
+    });
+    started
+        .elapsed()
+        .mul_f64(iterations as f64 / (each * threads) as f64)
+}
+
+fn insert(database: &redb::Database, keys: impl IntoIterator<Item = u64>) {
+    let definition: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("t");
+    let write = database.begin_write().expect("begins");
+    {
+        let mut table = write.open_table(definition).expect("opens");
+        for key in keys {
+            table.insert(key, RECORD.as_slice()).expect("inserted");
+        }
+    }
+    write.commit().expect("committed");
 }
 
 /// A task from submit to told, over S3 and a disk that answer at once, with others waiting.
