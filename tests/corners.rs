@@ -21,7 +21,7 @@ use s3_writeback::{
     Body, Cause, Condition, Config, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn,
     Settlement, UploadQueue,
 };
-use support::{Rig, both, paused, settled, spawn, submit, with_a_real_limit};
+use support::{Rig, both, paused, roomy, settled, spawn, submit, with_a_real_limit};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -32,14 +32,6 @@ const MIB: u64 = 1 << 20;
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// Runs a scenario that needs room for several tasks: as it is, and with one worker.
-fn roomy(scenario: impl AsyncFn(Rig)) {
-    let shapes: [fn(&mut Config); 2] = [|_| (), |config| config.workers = 1];
-    for shape in shapes {
-        paused(scenario(Rig::with(shape)));
-    }
 }
 
 /// Bodies from 5 MiB go up in parts of that size.

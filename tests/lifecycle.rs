@@ -14,10 +14,10 @@ use s3_writeback::io::Io;
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
-    Cause, Config, Error, Lane, Op, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
+    Cause, Error, Lane, Op, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
 };
 use support::{
-    Rig, assert_empty, both, paused, settled, spawn, submit, submit_all, with_a_real_limit,
+    Rig, assert_empty, both, roomy, settled, spawn, submit, submit_all, with_a_real_limit,
 };
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -27,14 +27,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// Runs a scenario that needs room for several tasks: as it is, and with one worker.
-fn roomy(scenario: impl AsyncFn(Rig)) {
-    let shapes: [fn(&mut Config); 2] = [|_| (), |config| config.workers = 1];
-    for shape in shapes {
-        paused(scenario(Rig::with(shape)));
-    }
 }
 
 /// Every worker's attempt panics, with tasks queued behind and waiters on all: those tasks are in

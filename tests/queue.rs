@@ -20,20 +20,12 @@ use s3_writeback::{
     UploadQueue,
 };
 use support::{
-    Rig, assert_empty, both, paused, settled, spawn, submit, submit_all, with_a_real_limit,
+    Rig, assert_empty, both, paused, roomy, settled, spawn, submit, submit_all, with_a_real_limit,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 const MIB: u64 = 1 << 20;
-
-/// Runs a scenario that needs room for several tasks: as it is, and with one worker.
-fn roomy(scenario: impl AsyncFn(Rig)) {
-    let shapes: [fn(&mut Config); 2] = [|_| (), |config| config.workers = 1];
-    for shape in shapes {
-        paused(scenario(Rig::with(shape)));
-    }
-}
 
 fn after(receipts: &[&Receipt]) -> Options {
     Options {

@@ -13,10 +13,8 @@ use s3_writeback::io::Io;
 use s3_writeback::journal::{Journal, JournalOptions};
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{
-    Cause, Config, Error, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
-};
-use support::{Rig, assert_empty, both, paused, settled, spawn, submit, submit_all};
+use s3_writeback::{Cause, Error, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue};
+use support::{Rig, assert_empty, both, paused, roomy, settled, spawn, submit, submit_all};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,14 +23,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// Runs a scenario that needs room for several tasks: as it is, and with one worker.
-fn roomy(scenario: impl AsyncFn(Rig)) {
-    let shapes: [fn(&mut Config); 2] = [|_| (), |config| config.workers = 1];
-    for shape in shapes {
-        paused(scenario(Rig::with(shape)));
-    }
 }
 
 /// One task fails on every attempt, for good: its waiters get the cause, everything else is

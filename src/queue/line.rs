@@ -80,10 +80,6 @@ impl<T> Line<T> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// A job came back: again at `until`.
     pub(super) fn retry(&mut self, job: T, until: Instant) {
         self.ended();

@@ -303,9 +303,7 @@ impl Queue {
             .then(|| state.loads.take(now, Load::is_wanted))
             .flatten()
         {
-            if state.loads.has_ready() {
-                self.wake_workers();
-            }
+            self.wake_workers();
             return (Some(Job::Load(load)), None);
         }
         // Reading is not sending.
@@ -320,6 +318,7 @@ impl Queue {
             && std::mem::take(&mut state.aborts_turn)
             && let Some(abort) = state.aborts.take(now, |_| true)
         {
+            self.wake_workers();
             return (Some(Job::Abort(abort)), None);
         }
         let job = state.table.take(slot, now).map(|task| {

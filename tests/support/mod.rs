@@ -99,6 +99,14 @@ pub fn with_a_real_limit(scenario: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Runs a scenario that needs room for several tasks: as it is, and with one worker.
+pub fn roomy(scenario: impl AsyncFn(Rig)) {
+    let shapes: [fn(&mut Config); 2] = [|_| (), |config| config.workers = 1];
+    for shape in shapes {
+        paused(scenario(Rig::with(shape)));
+    }
+}
+
 /// Runs a test on paused time, for at most a simulated week: a hang is a failure, not a wait.
 pub fn paused<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
