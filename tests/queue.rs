@@ -16,8 +16,7 @@ use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::fs::{Call as FsCall, EIO, Fault as FsFault};
 use s3_writeback::testing::remote::{Call, Fault, SimRemote};
 use s3_writeback::{
-    Cause, Config, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn, Settlement,
-    UploadQueue,
+    Cause, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn, Settlement, UploadQueue,
 };
 use support::{
     Rig, assert_empty, both, paused, roomy, settled, spawn, submit, submit_all, with_a_real_limit,
