@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use crate::config::ConfigErrors;
 use crate::journal::JournalError;
+use crate::part::id::{FileId, PartId};
+use crate::part::locker::Holder;
+use crate::part::state::Mode;
 use crate::queue::receipt::Settlement;
 use crate::queue::task::TaskId;
 use crate::remote::RemoteError;
@@ -31,6 +34,14 @@ pub enum Limit {
     Loads,
     /// `max_waiters`: callers that wait for room.
     Waiters,
+    /// `max_lock_waiters`: callers that wait for a part lock.
+    LockWaiters,
+    /// `cache_bytes`: bytes of parts that are here.
+    CacheBytes,
+    /// `dirty_bytes`: bytes of parts that S3 does not have yet.
+    DirtyBytes,
+    /// `max_files`: files of one store.
+    Files,
 }
 
 impl std::fmt::Display for Limit {
@@ -41,6 +52,10 @@ impl std::fmt::Display for Limit {
             Self::DiskBytes => "max_disk_bytes",
             Self::Loads => "max_loads",
             Self::Waiters => "max_waiters",
+            Self::LockWaiters => "max_lock_waiters",
+            Self::CacheBytes => "cache_bytes",
+            Self::DirtyBytes => "dirty_bytes",
+            Self::Files => "max_files",
         })
     }
 }
@@ -227,6 +242,147 @@ pub enum Error {
     /// The runtime cannot be started, or is gone.
     #[error("runtime: {0}")]
     Runtime(String),
+    /// Others hold the part in a mode that conflicts, or wait for it since earlier.
+    #[error("{part} is not to be had in mode {mode}: held by {}", names(holders))]
+    Locked {
+        /// The part.
+        part: PartId,
+        /// The mode that was asked for.
+        mode: Mode,
+        /// Who holds it: the first eight.
+        holders: Vec<Holder>,
+    },
+    /// The same locker holds the part already: locks are not re-entrant.
+    #[error("locker {locker:?} holds {part} already")]
+    AlreadyHeld {
+        /// The part.
+        part: PartId,
+        /// The locker.
+        locker: String,
+        /// The mode it holds it in; `None` while it cuts it off.
+        mode: Option<Mode>,
+    },
+    /// The part has as many holders in this mode as can be counted.
+    #[error("{part} has {max} holders in that mode already")]
+    TooManyHolders {
+        /// The part.
+        part: PartId,
+        /// The mode.
+        mode: Option<Mode>,
+        /// The most.
+        max: u32,
+    },
+    /// The lockers wait for each other; this one was picked to give way. What it holds it still
+    /// holds: let go of it, then start anew.
+    #[error("deadlock: {} wait for each other in turn", cycle.join(", "))]
+    WouldDeadlock {
+        /// The names of the lockers, each waiting for the next, the last for the first.
+        cycle: Vec<String>,
+    },
+    /// All of the cache is held by guards: no part can be evicted to make room.
+    #[error("all {max} bytes of the cache are held by {}", pinned_by.join(", "))]
+    CacheFull {
+        /// `cache_bytes`.
+        max: u64,
+        /// The names of the lockers whose guards hold it.
+        pinned_by: Vec<String>,
+    },
+    /// A load waits for room in the cache, which uploads and evictions make.
+    #[error("no room: {used} of {max} bytes of {limit} are in use")]
+    NoRoom {
+        /// Which limit.
+        limit: Limit,
+        /// Bytes in use.
+        used: u64,
+        /// The limit's value.
+        max: u64,
+    },
+    /// The part is being loaded from S3.
+    #[error("{part} is being loaded from {object:?}")]
+    Loading {
+        /// The part.
+        part: PartId,
+        /// The object that has its image.
+        object: String,
+    },
+    /// The part's image could not be loaded. The part is not loaded, and the next who asks
+    /// starts a new load.
+    #[error("{part} could not be loaded from {object:?}: {cause}")]
+    LoadFailed {
+        /// The part.
+        part: PartId,
+        /// The object that was to have its image.
+        object: String,
+        /// Why.
+        cause: Box<RemoteError>,
+    },
+    /// S3 has no such object, or none that long, where a part's image should be.
+    #[error("{part} has its image in {object:?}, which S3 does not have")]
+    ImageMissing {
+        /// The part.
+        part: PartId,
+        /// The object.
+        object: String,
+    },
+    /// The bytes of an image are not those that were uploaded. The part is not loaded; the bytes
+    /// are kept aside.
+    #[error("{part}: {object:?} has checksum {found:08x}, expected {expected:08x}")]
+    ImageCorrupt {
+        /// The part.
+        part: PartId,
+        /// The object.
+        object: String,
+        /// CRC-32C of the image as uploaded.
+        expected: u32,
+        /// CRC-32C of the bytes that S3 sent.
+        found: u32,
+        /// Where those are kept for inspection, if there was room.
+        kept: Option<PathBuf>,
+    },
+    /// There is no such file.
+    #[error("no file {file}")]
+    UnknownFile {
+        /// The file.
+        file: FileId,
+    },
+    /// The file was dropped, or the part cut off.
+    #[error("file {file} was dropped, or cut off before part {index}")]
+    Deleted {
+        /// The file.
+        file: FileId,
+        /// The part.
+        index: u32,
+    },
+    /// There is such a file already.
+    #[error("file {file} exists")]
+    FileExists {
+        /// The file.
+        file: FileId,
+    },
+    /// A read past the end of a file, or a range that no file can have.
+    #[error("bytes {from}+{len} are outside the {size} bytes of file {file}")]
+    PastEnd {
+        /// The file.
+        file: FileId,
+        /// First byte asked for.
+        from: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// The file's length.
+        size: u64,
+    },
+    /// The local disk failed: an fsync of part files was refused. What was synced before is safe;
+    /// nothing is written any more. Reopen.
+    #[error("the part store has failed: {0}")]
+    StoreFailed(String),
+}
+
+fn names(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        return "those who came first".to_owned();
+    }
+    let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    names.join("; ")
 }
 
 /// What sort of error it is.
@@ -293,6 +449,20 @@ impl Error {
             | Self::JournalFailed(_)
             | Self::Runtime(_) => Kind::Local,
             Self::ConditionsUnsupported(_) | Self::Remote(_) => Kind::Remote,
+            Self::Locked { .. }
+            | Self::CacheFull { .. }
+            | Self::NoRoom { .. }
+            | Self::Loading { .. }
+            | Self::TooManyHolders { .. } => Kind::Full,
+            Self::AlreadyHeld { .. } | Self::WouldDeadlock { .. } | Self::FileExists { .. } => {
+                Kind::Conflict
+            }
+            Self::UnknownFile { .. } | Self::Deleted { .. } => Kind::NotFound,
+            Self::PastEnd { .. } => Kind::InvalidInput,
+            Self::StoreFailed(_) => Kind::Local,
+            Self::LoadFailed { .. } | Self::ImageMissing { .. } | Self::ImageCorrupt { .. } => {
+                Kind::Remote
+            }
         }
     }
 
@@ -300,7 +470,17 @@ impl Error {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::QueueFull { .. } | Self::WouldWait(_) | Self::KeyPending { .. } => Advice::Wait,
+            Self::QueueFull { .. }
+            | Self::WouldWait(_)
+            | Self::KeyPending { .. }
+            | Self::Locked { .. }
+            | Self::NoRoom { .. }
+            | Self::Loading { .. } => Advice::Wait,
+            Self::WouldDeadlock { .. } | Self::CacheFull { .. } | Self::TooManyHolders { .. } => {
+                Advice::Retry
+            }
+            Self::LoadFailed { cause, .. } => Self::Remote(cause.clone()).advice(),
+            Self::StoreFailed(_) => Advice::Reopen,
             Self::DiskFull { .. } | Self::Paused(_) | Self::DirectoryInUse { .. } => Advice::Retry,
             Self::TimedOut { waiting_for, .. } => match waiting_for.advice() {
                 Advice::Wait => Advice::Retry,
@@ -388,7 +568,15 @@ impl From<Error> for io::Error {
     /// write loops would retry at once.
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::TimedOut { .. } | Error::WouldWait(_) => io::ErrorKind::TimedOut,
+            Error::TimedOut { .. }
+            | Error::WouldWait(_)
+            | Error::Locked { .. }
+            | Error::Loading { .. }
+            | Error::NoRoom { .. } => io::ErrorKind::TimedOut,
+            Error::ImageMissing { .. } | Error::ImageCorrupt { .. } | Error::Damaged(_) => {
+                io::ErrorKind::InvalidData
+            }
+            Error::CacheFull { .. } => io::ErrorKind::StorageFull,
             Error::QueueFull { .. } | Error::DiskFull { .. } | Error::Paused(_) => {
                 io::ErrorKind::StorageFull
             }

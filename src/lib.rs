@@ -18,6 +18,7 @@ pub mod journal;
 mod metrics;
 pub mod op;
 mod panics;
+pub mod part;
 mod phase;
 pub mod queue;
 mod random;

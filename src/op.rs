@@ -20,9 +20,12 @@ use tokio::time::Sleep;
 use crate::error::{Error, Result};
 use crate::runtime::{Driver, Runtime};
 
-type Work<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
-type Start<T> = Box<dyn FnOnce(Duration) -> Work<T> + Send>;
-type Why = Box<dyn Fn() -> Error + Send>;
+type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+type Start<'a, T> = Box<dyn FnOnce(Duration) -> Work<'a, T> + Send + 'a>;
+type Why<'a> = Box<dyn Fn() -> Error + Send + 'a>;
+
+/// An operation that borrows nothing: see [`Operation`].
+pub type Op<T> = Operation<'static, T>;
 
 /// How long past its deadline work that bounds itself is waited for by a thread.
 const SLACK: Duration = Duration::from_secs(5);
@@ -49,15 +52,15 @@ enum Bound {
 /// Dropping the operation, or a future made from it, ends this wait and leaves no trace: what it
 /// waited for is handed on to the next in line.
 #[must_use = "an operation does nothing until it is awaited or waited for"]
-pub struct Op<T> {
+pub struct Operation<'a, T> {
     driver: Driver,
     deadline: Duration,
     bound: Bound,
-    start: Start<T>,
-    why: Why,
+    start: Start<'a, T>,
+    why: Why<'a>,
 }
 
-impl<T> std::fmt::Debug for Op<T> {
+impl<T> std::fmt::Debug for Operation<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Op")
             .field("deadline", &self.deadline)
@@ -65,16 +68,16 @@ impl<T> std::fmt::Debug for Op<T> {
     }
 }
 
-impl<T> Op<T> {
+impl<'a, T> Operation<'a, T> {
     /// An operation that is bounded by whoever waits for it. `why` says what it is waiting for.
     pub(crate) fn new<F>(
         driver: &Driver,
         deadline: Duration,
         work: F,
-        why: impl Fn() -> Error + Send + 'static,
+        why: impl Fn() -> Error + Send + 'a,
     ) -> Self
     where
-        F: Future<Output = Result<T>> + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'a,
     {
         Self {
             driver: driver.clone(),
@@ -89,11 +92,11 @@ impl<T> Op<T> {
     pub(crate) fn bounded<F>(
         driver: &Driver,
         deadline: Duration,
-        work: impl FnOnce(Duration) -> F + Send + 'static,
-        why: impl Fn() -> Error + Send + 'static,
+        work: impl FnOnce(Duration) -> F + Send + 'a,
+        why: impl Fn() -> Error + Send + 'a,
     ) -> Self
     where
-        F: Future<Output = Result<T>> + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'a,
     {
         Self {
             driver: driver.clone(),
@@ -107,7 +110,7 @@ impl<T> Op<T> {
     /// An operation that is already over.
     pub(crate) fn ready(result: Result<T>) -> Self
     where
-        T: Send + 'static,
+        T: Send + 'a,
     {
         Self {
             driver: Driver::none(),
@@ -169,11 +172,11 @@ impl<T> Op<T> {
     }
 }
 
-impl<T> IntoFuture for Op<T> {
+impl<'a, T> IntoFuture for Operation<'a, T> {
     type Output = Result<T>;
-    type IntoFuture = Waiting<T>;
+    type IntoFuture = Waiting<'a, T>;
 
-    fn into_future(self) -> Waiting<T> {
+    fn into_future(self) -> Waiting<'a, T> {
         Waiting {
             work: (self.start)(self.deadline),
             timer: None,
@@ -185,19 +188,19 @@ impl<T> IntoFuture for Op<T> {
     }
 }
 
-/// The future of an [`Op`].
+/// The future of an [`Operation`].
 #[must_use = "futures do nothing unless polled"]
-pub struct Waiting<T> {
-    work: Work<T>,
+pub struct Waiting<'a, T> {
+    work: Work<'a, T>,
     /// The runtime is kept while its timer is in use.
     timer: Option<(Pin<Box<Sleep>>, Arc<Runtime>)>,
     driver: Driver,
     deadline: Duration,
     bound: Bound,
-    why: Why,
+    why: Why<'a>,
 }
 
-impl<T> std::fmt::Debug for Waiting<T> {
+impl<T> std::fmt::Debug for Waiting<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Waiting")
             .field("deadline", &self.deadline)
@@ -205,7 +208,7 @@ impl<T> std::fmt::Debug for Waiting<T> {
     }
 }
 
-impl<T> Future for Waiting<T> {
+impl<T> Future for Waiting<'_, T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
@@ -238,7 +241,7 @@ impl<T> Future for Waiting<T> {
     }
 }
 
-fn timed_out(waited: Duration, why: &Why) -> Error {
+fn timed_out(waited: Duration, why: &Why<'_>) -> Error {
     Error::TimedOut {
         waited,
         waiting_for: Box::new(why()),

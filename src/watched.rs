@@ -24,7 +24,7 @@ struct Inner<S> {
 }
 
 impl<S> Watched<S> {
-    pub(crate) const fn new(value: S) -> Self {
+    pub(crate) fn new(value: S) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 value,

@@ -1,0 +1,390 @@
+//! The lock manager: part locks, granted at once or waited for.
+//!
+//! Owns: the order of what is done to lock and unlock a part, who is refused by the phase of a
+//! shutdown, and the deadlock detector's view of it all. Does not own: the conflict table
+//! (`state.rs`), the lines (`wait.rs`), what a locker is (`locker.rs`), or the bytes.
+//!
+//! 1. The fast path is one compare-and-swap on the state word, and one on the locker's own list.
+//! 2. Not re-entrant: the same locker asking for what it holds is refused at once, whatever the
+//!    modes. (It would wait for itself.)
+//! 3. A lock that was granted to who has gone is handed on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::phase::Phase;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+use super::detector::{self, Edge};
+use super::id::{PartId, PartKey};
+use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
+use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
+use super::wait::{Asked, WaitTable, Waiter, Waiting, Words};
+
+/// The most holders that an error names.
+const MAX_NAMED: usize = 8;
+
+/// Who is still granted what, as shutdown goes on. Rising only.
+const OPEN: u32 = 0;
+const HOLDERS_ONLY: u32 = 1;
+const READ_ONLY: u32 = 2;
+const SHUT: u32 = 3;
+
+/// The lock manager of one store.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    table: Arc<WaitTable>,
+    pub(crate) lockers: Arc<Lockers>,
+    gate: AtomicU32,
+    /// Milliseconds since `started`, as of the last tick: what a lock is stamped with.
+    now_ms: AtomicU64,
+    started: Instant,
+    /// Somebody waits for room: who lets go of a part says so.
+    room_wanted: AtomicU32,
+    pub(crate) idle: Notify,
+}
+
+/// Why a lock was not granted at once.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Others hold it, or came first.
+    Busy,
+    Error(Error),
+}
+
+impl Locks {
+    pub(crate) fn new(shards: usize, max_waiters: u64) -> Self {
+        Self {
+            table: WaitTable::new(shards, max_waiters),
+            lockers: Arc::new(Lockers::default()),
+            gate: AtomicU32::new(OPEN),
+            now_ms: AtomicU64::new(0),
+            started: Instant::now(),
+            room_wanted: AtomicU32::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Moves the clock that locks are stamped with.
+    pub(crate) fn tick(&self) {
+        let now = self.started.elapsed().as_millis();
+        self.now_ms
+            .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the phase lets this locker have or use locks.
+    pub(crate) fn admits(&self, locker: Option<&LockerState>, writes: bool) -> Result<()> {
+        let gate = self.gate.load(Ordering::Relaxed);
+        if gate == OPEN {
+            return Ok(());
+        }
+        let (role, holds) = locker.map_or((Role::Foreground, false), |locker| {
+            (locker.role, locker.through_hold)
+        });
+        let phase = match gate {
+            HOLDERS_ONLY if holds || role == Role::Checkpointer => return Ok(()),
+            HOLDERS_ONLY => Phase::Quiescing,
+            READ_ONLY if role == Role::Checkpointer && !writes => return Ok(()),
+            READ_ONLY => Phase::Draining,
+            _ => Phase::Stopping,
+        };
+        Err(Error::ShuttingDown { phase })
+    }
+
+    /// Closes the gate a step further, and refuses who waits and is let in no more.
+    pub(crate) fn close(&self, phase: Phase) {
+        let gate = match phase {
+            Phase::Running => OPEN,
+            Phase::Quiescing => HOLDERS_ONLY,
+            Phase::Draining => READ_ONLY,
+            Phase::Stopping | Phase::Sealing | Phase::Closed => SHUT,
+        };
+        self.gate.fetch_max(gate, Ordering::AcqRel);
+        self.table.refuse_all(
+            |waiter| self.admits(waiter.locker.as_deref(), false).is_err(),
+            |_| Error::ShuttingDown { phase },
+        );
+    }
+
+    /// Locks a part at once, or says why not.
+    pub(crate) fn try_lock(
+        &self,
+        word: &AtomicWord,
+        key: PartKey,
+        mode: Mode,
+        locker: &LockerState,
+    ) -> Result<(Place, Word), Refusal> {
+        self.admits(Some(locker), false).map_err(Refusal::Error)?;
+        let want = Want::Mode(mode);
+        match word.change(|word| word.lock(want, false)) {
+            Ok((old, now)) => {
+                if old.is_held() && locker.holds(key).is_some() {
+                    self.release(word, key, want);
+                    return Err(Refusal::Busy);
+                }
+                Ok((self.note(locker, key, want), now))
+            }
+            Err(_) => Err(Refusal::Busy),
+        }
+    }
+
+    fn note(&self, locker: &LockerState, key: PartKey, want: Want) -> Place {
+        locker.add(key, want, self.now_ms.load(Ordering::Relaxed))
+    }
+
+    /// Locks a part, in its turn.
+    ///
+    /// # Cancel safety
+    /// Leaves no trace; a lock that had been granted is handed on.
+    pub(crate) async fn lock(
+        &self,
+        words: &Arc<dyn Words>,
+        part: PartId,
+        key: PartKey,
+        want: Want,
+        locker: &Arc<LockerState>,
+    ) -> Result<Place> {
+        self.admits(Some(locker), false)?;
+        if let Some(held) = locker.holds(key) {
+            return Err(Error::AlreadyHeld {
+                part,
+                locker: locker.name.clone(),
+                mode: mode_of(held.want),
+            });
+        }
+        match self.table.ask(words, key, want, Some(locker)) {
+            Asked::Granted => Ok(self.note(locker, key, want)),
+            Asked::Waits(waiting) => {
+                // Shut meanwhile: whoever closed the gate looked at the lines before we were in.
+                if let Err(error) = self.admits(Some(locker), false) {
+                    drop(waiting);
+                    return Err(error);
+                }
+                waiting.await?;
+                Ok(self.note(locker, key, want))
+            }
+            Asked::Full => Err(Error::TooManyHolders {
+                part,
+                mode: mode_of(want),
+                max: MAX_HOLDERS,
+            }),
+            Asked::TooManyWaiters => Err(Error::QueueFull {
+                limit: crate::error::Limit::LockWaiters,
+                current: self.table.waiting(),
+                max: self.table.waiting(),
+                retry_after: Duration::from_millis(10),
+            }),
+        }
+    }
+
+    /// Pins a part for one step, for nobody in particular; `None` while it is being cut off.
+    pub(crate) fn try_pin(&self, word: &AtomicWord) -> Option<Word> {
+        let pin = Want::Mode(Mode::Pin);
+        word.change(|word| word.lock(pin, false))
+            .ok()
+            .map(|(_, now)| now)
+    }
+
+    /// The same, waiting while the part is being cut off, or has as many pins as it can.
+    pub(crate) fn ask_pin(&self, words: &Arc<dyn Words>, key: PartKey) -> Result<Option<Waiting>> {
+        match self.table.ask(words, key, Want::Mode(Mode::Pin), None) {
+            Asked::Granted => Ok(None),
+            Asked::Waits(waiting) => Ok(Some(waiting)),
+            Asked::Full | Asked::TooManyWaiters => Err(Error::WouldWait("a pin of the part")),
+        }
+    }
+
+    /// Gives back what was granted.
+    pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
+        let now = self.table.release(word, key, want);
+        if !now.is_held() && self.room_wanted.load(Ordering::Relaxed) > 0 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Takes a part off its locker's list and gives it back.
+    pub(crate) fn unlock(
+        &self,
+        word: &AtomicWord,
+        key: PartKey,
+        want: Want,
+        locker: &LockerState,
+        place: Place,
+    ) {
+        locker.remove(place);
+        self.release(word, key, want);
+    }
+
+    /// Somebody starts, or stops, waiting for a part to be let go of.
+    pub(crate) fn want_idle(&self, on: bool) {
+        self.room_wanted.store(u32::from(on), Ordering::Relaxed);
+    }
+
+    /// Everyone in a part's line is told that it is no more.
+    pub(crate) fn refuse(&self, words: &dyn Words, key: PartKey, error: &Error) {
+        self.table.refuse(words, key, |_| true, |_| error.clone());
+    }
+
+    /// Whether anybody waits for a part.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.table.waiting()
+    }
+
+    fn held_for(&self, held: &Held) -> Duration {
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(held.since_ms))
+    }
+
+    /// Who holds a part in a mode that keeps `want` out.
+    pub(crate) fn holders(&self, key: PartKey, want: Want) -> Vec<Holder> {
+        let mut holders: Vec<_> = self
+            .lockers
+            .holders(key)
+            .into_iter()
+            .filter(|(_, held)| held.want.conflicts_with(want))
+            .map(|(locker, held)| locker.describe(held.want, self.held_for(&held)))
+            .collect();
+        holders.truncate(MAX_NAMED);
+        holders
+    }
+
+    /// The refusal of a lock that others have.
+    pub(crate) fn busy(
+        &self,
+        part: PartId,
+        key: PartKey,
+        mode: Mode,
+        locker: &LockerState,
+    ) -> Error {
+        match locker.holds(key) {
+            Some(held) => Error::AlreadyHeld {
+                part,
+                locker: locker.name.clone(),
+                mode: mode_of(held.want),
+            },
+            None => Error::Locked {
+                part,
+                mode,
+                holders: self.holders(key, Want::Mode(mode)),
+            },
+        }
+    }
+
+    /// Who waits for whose locks.
+    fn edges(&self) -> Vec<Edge> {
+        let mut edges = Vec::new();
+        for line in self.table.lines() {
+            let Some(first) = line.front_key() else {
+                continue;
+            };
+            let holders = self.lockers.holders(first);
+            for (at, waiter) in line.iter().enumerate() {
+                let Some(from) = waiter.locker.as_ref().map(|locker| locker.id) else {
+                    continue;
+                };
+                let held = holders
+                    .iter()
+                    .filter(|(_, held)| held.want.conflicts_with(waiter.want))
+                    .map(|(locker, _)| locker.id);
+                // Nobody overtakes: who came first is waited for as well.
+                let ahead = line[..at]
+                    .iter()
+                    .filter_map(|other| other.locker.as_ref().map(|locker| locker.id));
+                edges.extend(held.chain(ahead).map(|to| Edge { from, to }));
+            }
+        }
+        edges
+    }
+
+    /// Finds a cycle among those who wait for parts and, by `more`, for anything else, and gives
+    /// one of its lockers an error; whether there was one.
+    pub(crate) fn detect(&self, more: &[Edge]) -> bool {
+        let look = || {
+            let mut edges = self.edges();
+            edges.extend_from_slice(more);
+            detector::cycle(&edges)
+        };
+        // Read one after another while others go on: a cycle that is real is still there.
+        let (Some(found), Some(again)) = (look(), look()) else {
+            return false;
+        };
+        if found != again {
+            return false;
+        }
+        let live = self.lockers.live();
+        let by_id = |id: u64| live.iter().find(|locker| locker.id == id);
+        let is_checkpointer =
+            |id: u64| by_id(id).is_some_and(|locker| locker.role == Role::Checkpointer);
+        let cycle: Vec<String> = found
+            .iter()
+            .map(|id| by_id(*id).map_or_else(|| id.to_string(), |l| l.name.clone()))
+            .collect();
+        let mut candidates = found.clone();
+        while let Some(victim) = detector::victim(&candidates, is_checkpointer) {
+            let error = Error::WouldDeadlock {
+                cycle: cycle.clone(),
+            };
+            let waits =
+                |waiter: &&Arc<Waiter>| waiter.locker.as_ref().is_some_and(|l| l.id == victim);
+            let lines = self.table.lines();
+            if let Some(waiter) = lines.iter().flatten().find(waits)
+                && self.table.refuse_one(waiter, &error)
+            {
+                tracing::warn!(?cycle, "deadlock: a locker gives way");
+                return true;
+            }
+            // It waits for something else, in which case another gives way.
+            candidates.retain(|id| *id != victim);
+        }
+        false
+    }
+
+    /// Who waits for what, and since when: for the stall report.
+    pub(crate) fn waits(&self, most: usize) -> Vec<(PartKey, String)> {
+        self.table
+            .lines()
+            .into_iter()
+            .flatten()
+            .take(most)
+            .map(|waiter| {
+                let name = waiter
+                    .locker
+                    .as_ref()
+                    .map_or("a read or write", |locker| locker.name.as_str());
+                let holders: Vec<String> = self
+                    .holders(waiter.key, waiter.want)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                let since = waiter.since.elapsed();
+                (
+                    waiter.key,
+                    format!("{name:?} for {since:?}, held by {holders:?}"),
+                )
+            })
+            .collect()
+    }
+}
+
+/// The key of a line's parts.
+trait FrontKey {
+    fn front_key(&self) -> Option<PartKey>;
+}
+
+impl FrontKey for Vec<Arc<Waiter>> {
+    fn front_key(&self) -> Option<PartKey> {
+        self.first().map(|waiter| waiter.key)
+    }
+}
+
+const fn mode_of(want: Want) -> Option<Mode> {
+    match want {
+        Want::Mode(mode) => Some(mode),
+        Want::Sole => None,
+    }
+}

@@ -1,0 +1,287 @@
+//! Lockers: the parties that hold part locks and wait for them (Berkeley DB's term).
+//!
+//! Owns: who there is, and what each holds since when. Does not own: whether a lock is granted
+//! (`lock.rs`).
+//!
+//! 1. What a locker holds is on its own list from just after the lock was granted until just
+//!    before it is released: a list never names what is not held. For an instant it may not name
+//!    what is; who looks for holders looks again.
+//! 2. The first eight are in slots that are taken with one compare-and-swap and left with one
+//!    store: the cost of a lock that nobody waits for is that and the one on the state word.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+use super::id::PartKey;
+use super::state::{Mode, Want};
+
+/// What a locker is for: decides which lane its loads take, which frames it may have, and what
+/// shutdown still grants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Role {
+    /// The engine's threads and transactions. Refused from the start of a shutdown, but through a
+    /// hold.
+    Foreground,
+    /// The engine's checkpoint code. Has frames and a load slot that nobody else can take, and is
+    /// granted what it asks for until draining ends.
+    Checkpointer,
+}
+
+/// Most lockers at one time.
+pub(crate) const MAX_LOCKERS: usize = 1_000_000;
+/// Longest name, in bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 256;
+const SLOTS: usize = 8;
+/// A slot that is being filled.
+const CLAIMED: u64 = u64::MAX;
+
+/// Who holds a part, or waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// The locker's name.
+    pub locker: String,
+    /// The thread or task that made the locker.
+    pub made_by: String,
+    /// The mode; `None` for who cuts the part off.
+    pub mode: Option<Mode>,
+    /// For how long, to within a tenth of a second.
+    pub held_for: Duration,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({}) in mode ", self.locker, self.made_by)?;
+        match self.mode {
+            Some(mode) => write!(f, "{mode}")?,
+            None => f.write_str("cut")?,
+        }
+        write!(f, " for {:?}", self.held_for)
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// A part that a locker holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub key: PartKey,
+    pub want: Want,
+    /// On the lock manager's clock, in milliseconds.
+    pub since_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    part: AtomicU64,
+    meta: AtomicU64,
+}
+
+/// Where a locker's list has a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Slot(u8),
+    More(u64),
+}
+
+/// One locker.
+#[derive(Debug)]
+pub(crate) struct LockerState {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// What shutdown still grants to holders of holds is granted to it.
+    pub(crate) through_hold: bool,
+    made_by: String,
+    slots: [Slot; SLOTS],
+    more: Mutex<(u64, Vec<(u64, Held)>)>,
+    all: Weak<Lockers>,
+}
+
+impl Drop for LockerState {
+    fn drop(&mut self) {
+        if let Some(all) = self.all.upgrade() {
+            all.live.lock().remove(&self.id);
+        }
+    }
+}
+
+const fn pack(want: Want, since_ms: u64) -> u64 {
+    let mode = match want {
+        Want::Mode(Mode::Pin) => 0,
+        Want::Mode(Mode::Shared) => 1,
+        Want::Mode(Mode::Exclusive) => 2,
+        Want::Sole => 3,
+    };
+    since_ms << 2 | mode
+}
+
+const fn unpack(meta: u64) -> (Want, u64) {
+    let want = match meta & 3 {
+        0 => Want::Mode(Mode::Pin),
+        1 => Want::Mode(Mode::Shared),
+        2 => Want::Mode(Mode::Exclusive),
+        _ => Want::Sole,
+    };
+    (want, meta >> 2)
+}
+
+impl LockerState {
+    /// Puts a part on the list, once it is held.
+    pub(crate) fn add(&self, key: PartKey, want: Want, since_ms: u64) -> Place {
+        for (at, slot) in (0_u8..).zip(&self.slots) {
+            let free = slot.part.load(Ordering::Relaxed) == 0
+                && slot
+                    .part
+                    .compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok();
+            if free {
+                slot.meta.store(pack(want, since_ms), Ordering::Relaxed);
+                slot.part.store(key.bits(), Ordering::Release);
+                return Place::Slot(at);
+            }
+        }
+        let (next, more) = &mut *self.more.lock();
+        *next += 1;
+        let held = Held {
+            key,
+            want,
+            since_ms,
+        };
+        more.push((*next, held));
+        Place::More(*next)
+    }
+
+    /// Takes it off, before it is released.
+    pub(crate) fn remove(&self, place: Place) {
+        match place {
+            Place::Slot(at) => {
+                if let Some(slot) = self.slots.get(usize::from(at)) {
+                    slot.part.store(0, Ordering::Release);
+                }
+            }
+            Place::More(number) => {
+                let (_, more) = &mut *self.more.lock();
+                if let Some(at) = more.iter().position(|(other, _)| *other == number) {
+                    more.swap_remove(at);
+                }
+            }
+        }
+    }
+
+    /// All that it holds.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        let mut held = Vec::new();
+        for slot in &self.slots {
+            let part = slot.part.load(Ordering::Acquire);
+            let (want, since_ms) = unpack(slot.meta.load(Ordering::Relaxed));
+            // Left and taken again in between, it is looked at the next time.
+            if part != 0 && part != CLAIMED && slot.part.load(Ordering::Acquire) == part {
+                held.push(Held {
+                    key: PartKey::from_bits(part),
+                    want,
+                    since_ms,
+                });
+            }
+        }
+        held.extend(self.more.lock().1.iter().map(|(_, held)| *held));
+        held
+    }
+
+    /// Whether it holds a part, and how.
+    pub(crate) fn holds(&self, key: PartKey) -> Option<Held> {
+        self.held().into_iter().find(|held| held.key == key)
+    }
+
+    pub(crate) fn describe(&self, want: Want, held_for: Duration) -> Holder {
+        Holder {
+            locker: self.name.clone(),
+            made_by: self.made_by.clone(),
+            mode: match want {
+                Want::Mode(mode) => Some(mode),
+                Want::Sole => None,
+            },
+            held_for,
+        }
+    }
+}
+
+/// All lockers of one store.
+#[derive(Debug, Default)]
+pub(crate) struct Lockers {
+    live: Mutex<BTreeMap<u64, Weak<LockerState>>>,
+    next: AtomicU64,
+}
+
+impl Lockers {
+    pub(crate) fn make(
+        self: &Arc<Self>,
+        name: &str,
+        role: Role,
+        through_hold: bool,
+    ) -> Result<Arc<LockerState>> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Error::InvalidInput {
+                what: "locker name",
+                value: format!("{} bytes", name.len()),
+                limit: format!("at most {MAX_NAME_BYTES} bytes"),
+            });
+        }
+        let mut live = self.live.lock();
+        if live.len() >= MAX_LOCKERS {
+            return Err(Error::InvalidInput {
+                what: "locker",
+                value: name.to_owned(),
+                limit: format!("at most {MAX_LOCKERS} lockers at one time"),
+            });
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let locker = Arc::new(LockerState {
+            id,
+            name: name.to_owned(),
+            role,
+            through_hold,
+            made_by: who(),
+            slots: Default::default(),
+            more: Mutex::new((0, Vec::new())),
+            all: Arc::downgrade(self),
+        });
+        live.insert(id, Arc::downgrade(&locker));
+        Ok(locker)
+    }
+
+    pub(crate) fn live(&self) -> Vec<Arc<LockerState>> {
+        // Upgraded ones are dropped by the caller, after the lock: dropping the last takes it.
+        let live = self.live.lock();
+        live.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Who holds a part.
+    pub(crate) fn holders(&self, key: PartKey) -> Vec<(Arc<LockerState>, Held)> {
+        self.live()
+            .into_iter()
+            .filter_map(|locker| locker.holds(key).map(|held| (locker, held)))
+            .collect()
+    }
+}
+
+/// The task, else the thread, that calls.
+fn who() -> String {
+    if let Some(task) = tokio::task::try_id() {
+        return format!("task {task}");
+    }
+    let thread = std::thread::current();
+    match thread.name() {
+        Some(name) => format!("thread {name:?}"),
+        None => format!("{:?}", thread.id()),
+    }
+}

@@ -1,0 +1,8 @@
+//! Parts: files cut into parts that can be locked, read, written, uploaded, loaded and evicted.
+
+pub(crate) mod detector;
+pub mod id;
+pub(crate) mod lock;
+pub mod locker;
+pub mod state;
+pub(crate) mod wait;
