@@ -19,6 +19,7 @@ mod metrics;
 pub mod op;
 mod panics;
 pub mod part;
+mod part_store;
 mod phase;
 pub mod queue;
 mod random;
@@ -37,7 +38,16 @@ pub mod testing;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use metrics::Snapshot;
-pub use op::Op;
+pub use op::{Op, Operation};
+pub use part::FailingPart;
+pub use part::config::StoreConfig;
+pub use part::id::{FileId, PartId};
+pub use part::locker::{Holder, Role};
+pub use part::state::Mode;
+pub use part_store::{
+    File, FileBy, FileOptions, Guard, GuardSet, Lock, LockFuture, Locker, PartStore, StoreBuilder,
+    StoreSnapshot,
+};
 pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};

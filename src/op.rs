@@ -172,6 +172,23 @@ impl<'a, T> Operation<'a, T> {
     }
 }
 
+impl<'a, T: Send + 'a> Operation<'a, Result<T>> {
+    /// An operation whose result is a result.
+    pub(crate) fn flatten(self) -> Operation<'a, T> {
+        let start = self.start;
+        Operation {
+            driver: self.driver,
+            deadline: self.deadline,
+            bound: self.bound,
+            start: Box::new(move |deadline| {
+                let work = start(deadline);
+                Box::pin(async move { work.await? })
+            }),
+            why: self.why,
+        }
+    }
+}
+
 impl<'a, T> IntoFuture for Operation<'a, T> {
     type Output = Result<T>;
     type IntoFuture = Waiting<'a, T>;

@@ -68,6 +68,14 @@ impl Drop for Inner {
 }
 
 impl UploadQueue {
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.inner.driver
+    }
+
+    pub(crate) fn owns(&self, hold: &ShutdownHold) -> bool {
+        self.inner.shutdown.holds.owns(hold)
+    }
+
     /// A queue that uploads to `remote`.
     pub fn builder(config: Config, remote: Arc<dyn Remote>) -> Builder {
         Builder::new(config, remote)

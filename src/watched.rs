@@ -53,6 +53,11 @@ impl<S> Watched<S> {
         result
     }
 
+    /// Changes the value in a way that nobody waits for: wakes no one.
+    pub(crate) fn edit<T>(&self, edit: impl FnOnce(&mut S) -> T) -> T {
+        edit(&mut self.inner.lock().value)
+    }
+
     #[cfg(test)]
     pub(crate) fn waiters(&self) -> usize {
         self.inner.lock().wakers.len()

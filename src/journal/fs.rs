@@ -54,6 +54,14 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Reserves room for the first `len` bytes and fills what was not there with zeros.
     fn preallocate(&self, len: u64) -> io::Result<()>;
+    /// Gives the blocks of a range back: it reads as zeros, and the file keeps its length.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Reserves blocks for a range, so that writing there does not run out of space. Changes no
+    /// byte, nor the length.
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Ranges (first byte, length) that may have bytes other than zero, in order. Beyond the last
+    /// of them, and between them, the file reads as zeros.
+    fn data_ranges(&self) -> io::Result<Vec<(u64, u64)>>;
     /// `fdatasync`.
     fn sync_data(&self) -> io::Result<()>;
     /// `fsync`.

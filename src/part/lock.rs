@@ -253,6 +253,21 @@ impl Locks {
         holders
     }
 
+    /// Everything that is held, with the part's name as `name` has it.
+    pub(crate) fn all_held(
+        &self,
+        name: impl Fn(PartKey) -> Option<PartId>,
+    ) -> Vec<(PartId, Holder)> {
+        let mut all = Vec::new();
+        for locker in self.lockers.live() {
+            for held in locker.held() {
+                let holder = locker.describe(held.want, self.held_for(&held));
+                all.extend(name(held.key).map(|part| (part, holder)));
+            }
+        }
+        all
+    }
+
     /// The refusal of a lock that others have.
     pub(crate) fn busy(
         &self,
@@ -342,6 +357,13 @@ impl Locks {
             candidates.retain(|id| *id != victim);
         }
         false
+    }
+
+    /// Whether a locker waits for a part.
+    pub(crate) fn is_waiting(&self, locker: u64) -> bool {
+        let lines = self.table.lines();
+        let mut all = lines.iter().flatten();
+        all.any(|waiter| waiter.locker.as_ref().is_some_and(|l| l.id == locker))
     }
 
     /// Who waits for what, and since when: for the stall report.

@@ -17,6 +17,7 @@
 //! | [`load_failed`](Word::load_failed) | `Loading` | `NotLoaded` | the same |
 //! | [`evict`](Word::evict) | `Loaded` | `Evicting` | held, waited for, dirty, an intent open, a capture in flight |
 //! | [`evicted`](Word::evicted) | `Evicting` | `NotLoaded` | any other |
+//! | [`evict_undone`](Word::evict_undone) | `Evicting` | `Loaded` | any other |
 //! | [`open_intent`](Word::open_intent) | `Zero`, `NotLoaded`, `Loaded` | the same, intent on | any other |
 //! | [`dirtied`](Word::dirtied) | `Loaded`, intent on | dirty | any other |
 //! | [`filled`](Word::filled) | `Zero`, `Loading`, intent on | `Loaded`, dirty | any other |
@@ -243,11 +244,6 @@ impl Word {
         self.pins() + self.sharers() > 0 || self.is_exclusive() || self.is_sole()
     }
 
-    /// Locked in some mode: more than pinned.
-    pub(crate) const fn is_locked(self) -> bool {
-        self.sharers() > 0 || self.is_exclusive() || self.is_sole()
-    }
-
     /// Neither dirty, nor with an intent open, nor with a capture in flight.
     pub(crate) const fn is_clean(self) -> bool {
         !self.is_dirty() && !self.has_intent() && self.captures() == 0
@@ -326,6 +322,11 @@ impl Word {
     pub(crate) fn evicted(self) -> Option<Self> {
         (self.status() == Status::Evicting)
             .then(|| self.with_status(Status::NotLoaded).with_unsynced(false))
+    }
+
+    /// It stays after all.
+    pub(crate) fn evict_undone(self) -> Option<Self> {
+        (self.status() == Status::Evicting).then(|| self.with_status(Status::Loaded))
     }
 
     /// The clock's hand passes: a little less in use; `None` where it was in no use.

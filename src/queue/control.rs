@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Limit, Result};
 use crate::journal::Append;
 use crate::remote::Class;
+use crate::watched::Watched;
 
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
@@ -340,6 +341,24 @@ impl Queue {
         }
     }
 
+    /// Puts a load into line that is bounded by who makes it; `false` once all is closed.
+    pub(crate) fn submit_load(&self, load: Load) -> bool {
+        {
+            let mut state = self.lock();
+            if state.closed {
+                return false;
+            }
+            state.loads.push(load);
+        }
+        self.moved_on();
+        true
+    }
+
+    /// A load that waits has become urgent.
+    pub(crate) fn wake_for_load(&self) {
+        self.changed();
+    }
+
     async fn load(&self, key: String, range: Option<(u64, u64)>) -> Result<Bytes> {
         let cell = {
             let mut state = self.lock();
@@ -349,7 +368,7 @@ impl Queue {
                 return Err(Error::ShuttingDown { phase });
             }
             if state.loads.len() as u64 >= self.config.max_loads {
-                state.loads.prune(Load::is_wanted);
+                state.loads.prune(Load::is_kept);
             }
             let waiting = state.loads.len() as u64;
             if waiting >= self.config.max_loads {
@@ -360,17 +379,18 @@ impl Queue {
                     retry_after: self.config.retry_base,
                 });
             }
-            let cell = Arc::new(LoadCell::new(None));
+            let cell = Arc::new(LoadCell(Watched::new(None)));
+            let weak = Arc::downgrade(&cell);
             state.loads.push(Load {
                 key: Arc::from(key.as_str()),
                 range,
-                cell: Arc::clone(&cell),
+                sink: weak,
                 failures: 0,
             });
             cell
         };
         self.moved_on();
-        let loaded = match (cell.until(Clone::clone).await, self.admission.closed()) {
+        let loaded = match (cell.0.until(Clone::clone).await, self.admission.closed()) {
             // Cut off, or not tried again: that is what shutdown does, and says.
             (Err(error), Some(phase)) if error.class == Class::Transient => {
                 return Err(Error::ShuttingDown { phase });
@@ -399,6 +419,7 @@ impl Queue {
             quarantined,
             settling: state.settling.len(),
             loads: state.loads.len(),
+            images: state.images.len(),
             oldest_ms: state.table.oldest().map_or(0, |since| {
                 since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
             }),
@@ -469,6 +490,7 @@ impl Queue {
         !stuck_by_choice
             && (waiting + ready + running + delayed > 0
                 || state.loads.len() > 0
+                || state.images.len() > 0
                 || !state.settling.is_empty())
     }
 
@@ -497,6 +519,8 @@ pub struct Counts {
     pub settling: usize,
     /// Reads that wait for S3 or are in flight.
     pub loads: usize,
+    /// Images of parts that wait for S3 or are in flight.
+    pub images: usize,
     /// Age of the oldest task that is not in quarantine, in milliseconds.
     pub oldest_ms: u64,
     /// An operator paused uploads.

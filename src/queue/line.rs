@@ -42,11 +42,22 @@ impl<T> Line<T> {
 
     /// The next job that is still `wanted`; what is not is dropped.
     pub(super) fn take(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        self.take_such(now, wanted, |_| true)
+    }
+
+    /// The same, of those that are `such`.
+    pub(super) fn take_such(
+        &mut self,
+        now: Instant,
+        wanted: impl Fn(&T) -> bool,
+        such: impl Fn(&T) -> bool,
+    ) -> Option<T> {
         while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
             self.ready.push_back(due.remove());
         }
         loop {
-            let job = self.ready.pop_front()?;
+            let at = self.ready.iter().position(&such)?;
+            let job = self.ready.remove(at)?;
             if wanted(&job) {
                 self.running += 1;
                 return Some(job);
@@ -62,6 +73,11 @@ impl<T> Line<T> {
     /// Whether such a job waits.
     pub(super) fn has(&self, such: impl Fn(&T) -> bool) -> bool {
         self.ready.iter().chain(self.delayed.values()).any(such)
+    }
+
+    /// Whether one is ready, or will be before `deadline`.
+    pub(super) fn may_move(&self, deadline: Instant) -> bool {
+        !self.ready.is_empty() || self.next_due().is_some_and(|due| due < deadline)
     }
 
     /// Takes out what has waited longest.

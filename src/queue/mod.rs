@@ -12,7 +12,7 @@
 //! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
 //! | `submit.rs`, `body.rs` | the way in |
 //! | `settle.rs`, `drain.rs` | the way out |
-//! | `load.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
+//! | `load.rs`, `image.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
 //! | `control.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
 //! | `interleavings.rs` | all of it under a model checker |
@@ -25,6 +25,7 @@ pub(crate) mod admission;
 pub(crate) mod body;
 mod control;
 mod drain;
+pub(crate) mod image;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod lanes;
@@ -61,6 +62,7 @@ pub(crate) use abort::Abort;
 use admission::{Admission, Need};
 use body::Source;
 use drain::Drains;
+use image::Image;
 use line::Line;
 use load::Load;
 use receipt::{Cell, Receipt};
@@ -99,6 +101,9 @@ pub(crate) struct Queue {
 struct State {
     table: Table,
     loads: Line<Load>,
+    images: Line<Image>,
+    /// A task was taken since the last image.
+    images_turn: bool,
     aborts: Line<Abort>,
     /// A task was taken since the last abort.
     aborts_turn: bool,
@@ -128,6 +133,8 @@ pub(crate) struct Totals {
     pub unknown: AtomicU64,
     pub quarantined: AtomicU64,
     pub recovered: AtomicU64,
+    pub images: AtomicU64,
+    pub image_bytes: AtomicU64,
     /// Goes up whenever anything moves: what the watchdog looks at.
     pub progress: AtomicU64,
 }
@@ -168,6 +175,7 @@ pub(crate) struct TaskJob {
 pub(crate) enum Job {
     Task(Box<TaskJob>),
     Load(Load),
+    Image(Image),
     Abort(Abort),
 }
 
@@ -186,6 +194,8 @@ impl Queue {
             state: Mutex::new(State {
                 table: Table::new(share),
                 loads: Line::default(),
+                images: Line::default(),
+                images_turn: true,
                 aborts: Line::default(),
                 aborts_turn: true,
                 conditions_ignored: false,
@@ -297,12 +307,17 @@ impl Queue {
         // one worker none, while theirs is in use, or a stream of loads would keep every upload out.
         let for_loads = match slot {
             Slot::General => state.loads.running() <= self.config.workers / 2,
-            Slot::Reserved(lane) => lane == Lane::Load,
+            Slot::Reserved(lane) => matches!(lane, Lane::Load | Lane::Checkpoint),
         };
-        if let Some(load) = for_loads
-            .then(|| state.loads.take(now, Load::is_wanted))
-            .flatten()
-        {
+        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
+        let take_load = |loads: &mut Line<Load>| {
+            let urgent = loads.take_such(now, Load::is_kept, Load::is_urgent);
+            urgent.or_else(|| {
+                let any = !urgent_only;
+                any.then(|| loads.take(now, Load::is_kept)).flatten()
+            })
+        };
+        if let Some(load) = for_loads.then(|| take_load(&mut state.loads)).flatten() {
             self.wake_workers();
             return (Some(Job::Load(load)), None);
         }
@@ -313,6 +328,13 @@ impl Queue {
             return (None, due);
         }
         // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
+        // Turn by turn with tasks: neither keeps the other out.
+        if std::mem::take(&mut state.images_turn)
+            && let Some(image) = state.images.take(now, |_| true)
+        {
+            self.wake_workers();
+            return (Some(Job::Image(image)), None);
+        }
         let for_aborts = slot == Slot::General && state.aborts.running() == 0;
         if for_aborts
             && std::mem::take(&mut state.aborts_turn)
@@ -340,9 +362,13 @@ impl Queue {
         });
         if job.is_some() {
             state.aborts_turn = true;
+            state.images_turn = true;
             self.wake_workers();
         } else if for_aborts && let Some(abort) = state.aborts.take(now, |_| true) {
             return (Some(Job::Abort(abort)), None);
+        } else if let Some(image) = state.images.take(now, |_| true) {
+            self.wake_workers();
+            return (Some(Job::Image(image)), None);
         }
         // Only of what this slot may take: of anything else, one that is due and has to wait for
         // another slot would have this worker look again without a pause.
@@ -350,6 +376,7 @@ impl Queue {
             state.table.next_due(),
             state.loads.next_due().filter(|_| for_loads),
             state.aborts.next_due().filter(|_| for_aborts),
+            state.images.next_due(),
         ];
         let due = dues.into_iter().flatten().min();
         (job, due)

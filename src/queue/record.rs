@@ -22,6 +22,8 @@ pub(crate) mod kind {
     pub(crate) const NOTE: u8 = 4;
     /// A multipart upload to abort.
     pub(crate) const ABORT: u8 = 5;
+    /// From here on kinds belong to the layers above.
+    pub(crate) const OTHERS: u8 = 16;
 }
 
 /// Slots of notes on a task: the latest of each is kept while the task is.

@@ -65,6 +65,8 @@ impl Queue {
                     }),
                     None => found.unreadable += 1,
                 },
+                // Those of parts are theirs.
+                other if other >= kind::OTHERS => {}
                 _ => found.unreadable += 1,
             }
         }

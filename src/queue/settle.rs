@@ -226,7 +226,7 @@ impl Queue {
     pub(crate) fn retry_load(&self, mut load: Load, until: Instant) {
         load.failures = load.failures.saturating_add(1);
         let mut state = self.lock();
-        if load.is_wanted() {
+        if load.is_kept() {
             state.loads.retry(load, until);
         } else {
             state.loads.ended();
@@ -245,7 +245,7 @@ impl Queue {
     /// Everything that is left is told why it does not go on. `sealed` says whether the journal
     /// has all of it.
     pub(crate) fn settle_rest(&self, sealed: Result<(), String>) -> Rest {
-        let (told, loads, rest) = {
+        let (told, loads, images, rest) = {
             let mut state = self.lock();
             state.closed = true;
             let mut rest = Rest::default();
@@ -275,11 +275,15 @@ impl Queue {
             }
             let phase = crate::phase::Phase::Closed;
             state.drains.all_failed(&Error::ShuttingDown { phase });
-            (told, state.loads.drain(), rest)
+            (told, state.loads.drain(), state.images.drain(), rest)
         };
         tell(told);
         for load in loads {
             load.end(Err(RemoteError::lost("GetObject").with_message("shut down")));
+        }
+        for image in images {
+            let error = RemoteError::lost("PutObject").with_message("shut down");
+            image.sink.end(Err(error));
         }
         rest
     }

@@ -59,6 +59,8 @@ pub(crate) trait Layers: Send + Sync + 'static {
 /// What was left when the layers were settled.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Left {
+    pub dirty_parts: u64,
+    pub failing_parts: Vec<crate::part::FailingPart>,
     pub failing: Vec<FailingTask>,
     pub deferred: u64,
     pub undetermined: u64,
@@ -183,6 +185,8 @@ impl Shutdown {
             quarantined: left.quarantined,
             undetermined: left.undetermined,
             failing: left.failing,
+            dirty_parts: left.dirty_parts,
+            failing_parts: left.failing_parts,
             late_holds: Vec::new(),
             sealed: false,
             seal_error: Some(cause.to_owned()),
@@ -276,6 +280,8 @@ impl Shutdown {
             quarantined: left.quarantined,
             undetermined: left.undetermined,
             failing: left.failing,
+            dirty_parts: left.dirty_parts,
+            failing_parts: left.failing_parts,
             late_holds,
             sealed: sealed.is_ok(),
             seal_error: sealed.err(),

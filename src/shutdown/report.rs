@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::part::FailingPart;
 use crate::queue::task::TaskId;
 
 use super::Phase;
@@ -48,6 +49,10 @@ pub struct ShutdownReport {
     pub quarantined: u64,
     /// Tasks that are left and had failed: which, and why; the first [`MAX_FAILING`].
     pub failing: Vec<FailingTask>,
+    /// Parts of files that are durable here, and not in S3 as they are.
+    pub dirty_parts: u64,
+    /// Those of them that S3 refuses; the first [`MAX_FAILING`].
+    pub failing_parts: Vec<FailingPart>,
     /// Tasks of which the disk could not say whether it has them.
     pub undetermined: u64,
     /// Holds that were still held when their share of the deadline was over: name, and for how

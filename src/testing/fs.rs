@@ -42,6 +42,10 @@ pub enum Call {
     Write,
     /// Preallocating.
     Preallocate,
+    /// Punching a hole.
+    Punch,
+    /// Reserving blocks.
+    Reserve,
     /// fsync and fdatasync of a file.
     Sync,
     /// stat.
@@ -708,6 +712,40 @@ impl FsFile for SimFile {
                 .resize(usize::try_from(len).map_err(|_| os(ENOSPC))?, 0);
         }
         Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut disk = self.enter(Call::Punch)?;
+        let node = disk.nodes.get_mut(&self.inode).ok_or_else(|| os(EIO))?;
+        let have = node.data.len();
+        let from = usize::try_from(offset).map_or(have, |from| from.min(have));
+        let to = usize::try_from(offset.saturating_add(len)).map_or(have, |to| to.min(have));
+        if from < to {
+            // As a write it reaches the platter with the next sync, or sector by sector before.
+            node.write(&vec![0; to - from], from);
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, _offset: u64, len: u64) -> io::Result<()> {
+        self.enter(Call::Reserve)?.room_for(len.min(1))
+    }
+
+    fn data_ranges(&self) -> io::Result<Vec<(u64, u64)>> {
+        let disk = self.enter(Call::Stat)?;
+        let node = disk.nodes.get(&self.inode).ok_or_else(|| os(EIO))?;
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (number, sector) in (0_u64..).zip(node.data.chunks(SECTOR)) {
+            if sector.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let from = number * SECTOR as u64;
+            match ranges.last_mut() {
+                Some((start, len)) if *start + *len == from => *len += sector.len() as u64,
+                _ => ranges.push((from, sector.len() as u64)),
+            }
+        }
+        Ok(ranges)
     }
 
     fn sync_data(&self) -> io::Result<()> {

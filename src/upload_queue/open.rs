@@ -14,6 +14,9 @@ use crate::io::Io;
 use crate::journal::fs::{Fs, OsFs};
 use crate::journal::{Journal, JournalOptions, Recovered};
 use crate::op::Op;
+use crate::part::Parts;
+use crate::part::config::StoreConfig;
+use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
@@ -29,6 +32,8 @@ use super::{Inner, UploadQueue};
 /// How often an open looks again at a directory that is in use, and how far apart.
 const LOCK_LOOKS: u32 = 50;
 const LOCK_BEAT: Duration = Duration::from_millis(20);
+/// Room in the journal for the records of headers, which no task's admission has charged.
+const HEADER_DISK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How an [`UploadQueue`] is opened.
 #[must_use = "a builder does nothing until `open` is waited for"]
@@ -40,6 +45,8 @@ pub struct Builder {
     fs: Arc<dyn Fs>,
     io: Option<Io>,
     clock: Option<WallClock>,
+    /// With a part store on top.
+    store: Option<Arc<StoreConfig>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -60,6 +67,15 @@ impl Builder {
             fs: Arc::new(OsFs),
             io: None,
             clock: None,
+            store: None,
+        }
+    }
+
+    /// The queue of a part store.
+    pub(crate) fn with_store(self, store: StoreConfig) -> Self {
+        Self {
+            store: Some(Arc::new(store)),
+            ..self
         }
     }
 
@@ -103,6 +119,14 @@ impl Builder {
     /// # Cancel safety
     /// Dropped at any point, it leaves no task behind and the directory free.
     pub fn open(self) -> Op<UploadQueue> {
+        self.open_and(|queue, _| queue)
+    }
+
+    /// Opens it, with the part layer of the store it is opened for.
+    pub(crate) fn open_and<T: Send + 'static>(
+        self,
+        then: impl FnOnce(UploadQueue, Option<Arc<Parts>>) -> T + Send + 'static,
+    ) -> Op<T> {
         let deadline = self.config.op_deadline;
         let runtime = match self.config.validate() {
             Err(errors) => return Op::ready(Err(errors.into())),
@@ -112,13 +136,20 @@ impl Builder {
             },
         };
         let driver = runtime.driver();
-        Op::new(&driver, deadline, open(self, runtime), || {
+        let work = async move {
+            let (queue, parts) = open(self, runtime).await?;
+            Ok(then(queue, parts))
+        };
+        Op::new(&driver, deadline, work, || {
             Error::WouldWait("the local disk")
         })
     }
 }
 
-async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
+async fn open(
+    builder: Builder,
+    runtime: Arc<Runtime>,
+) -> Result<(UploadQueue, Option<Arc<Parts>>)> {
     let Builder {
         config,
         remote,
@@ -126,6 +157,7 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
         fs,
         io,
         clock,
+        store,
         ..
     } = builder;
     let config = Arc::new(config);
@@ -136,20 +168,43 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
         clock.unwrap_or_else(WallClock::system)
     };
     let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
+    if store.is_none() && is_part_store(&recovered) {
+        let message = "is the directory of a part store: open it as one".to_owned();
+        return Err(Error::Directory {
+            path: config.dir.clone(),
+            message,
+            kind: std::io::ErrorKind::InvalidInput,
+        });
+    }
     let prefix = remote.prefix().to_owned();
-    // From here on nothing waits: the queue is opened whole, or the journal is dropped.
     let queue = Queue::new(
         Arc::clone(&config),
         journal.clone(),
-        fs,
-        io,
+        Arc::clone(&fs),
+        io.clone(),
         driver.clone(),
         prefix,
     );
+    let random = Random::new(config.seed);
+    let (parts, recovered) = match store {
+        None => (None, recovered),
+        Some(store) => {
+            let layer = Layer {
+                config: store,
+                queue: Arc::clone(&queue),
+                fs,
+                io,
+                // Names of objects must not repeat from one open to the next.
+                random: Random::new(config.seed.map(|seed| seed ^ unix_nanos(clock))),
+            };
+            let (parts, recovered) = open_parts(layer, &runtime, recovered).await?;
+            (Some(parts), recovered)
+        }
+    };
+    // From here on nothing waits: the queue is opened whole, or the journal is dropped.
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
     let _inside = driver.context();
-    let random = Random::new(config.seed);
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
     let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
@@ -159,7 +214,11 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
         workers: Arc::clone(&workers),
         shutdown: Arc::downgrade(&shutdown),
         stall: Arc::clone(&stall),
+        parts: parts.clone(),
     });
+    if let Some(parts) = &parts {
+        parts.start();
+    }
     let coordinator = Arc::clone(&shutdown);
     // The runtime lives until the last phase is over, even where every handle was dropped.
     let kept = Arc::clone(&runtime);
@@ -175,7 +234,7 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
         drop(unfinished);
         drop(kept);
     });
-    Ok(UploadQueue {
+    let queue = UploadQueue {
         inner: Arc::new(Inner {
             queue,
             shutdown,
@@ -185,7 +244,49 @@ async fn open(builder: Builder, runtime: Arc<Runtime>) -> Result<UploadQueue> {
             damage: recovered.damage,
             _runtime: runtime,
         }),
-    })
+    };
+    Ok((queue, parts))
+}
+
+fn unix_nanos(clock: WallClock) -> u64 {
+    u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the part layer is made of.
+struct Layer {
+    config: Arc<StoreConfig>,
+    queue: Arc<Queue>,
+    fs: Arc<dyn Fs>,
+    io: Io,
+    random: Random,
+}
+
+/// Makes the part layer, and recovers its files on an I/O thread.
+async fn open_parts(
+    layer: Layer,
+    runtime: &Arc<Runtime>,
+    recovered: Recovered,
+) -> Result<(Arc<Parts>, Recovered)> {
+    let Layer {
+        config,
+        queue,
+        fs,
+        io,
+        random,
+    } = layer;
+    let dir = config.queue.dir.clone();
+    let epochs = Found::new(&recovered)?.epochs;
+    let parts = Parts::new(config, queue, fs, io.clone(), runtime, random, epochs);
+    let on = Arc::clone(&parts);
+    let done = io
+        .run(move || {
+            let found = Found::new(&recovered)?;
+            on.recover(found)?;
+            Ok::<_, Error>(recovered)
+        })
+        .await;
+    let recovered = done.map_err(|error| Error::directory(&dir, &error))??;
+    Ok((parts, recovered))
 }
 
 /// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
@@ -203,10 +304,11 @@ async fn open_journal(
     // The reserve is room on top of the limit, here as at admission.
     options.disk_limit = config
         .max_disk_bytes
-        .saturating_add(config.checkpoint_disk_bytes());
+        .saturating_add(config.checkpoint_disk_bytes())
+        .saturating_add(HEADER_DISK_BYTES);
     options.on_damage = config.on_damage;
     // Segment ids must not repeat from one open to the next.
-    let now = u64::try_from(clock.unix().as_nanos()).unwrap_or(u64::MAX);
+    let now = unix_nanos(clock);
     options.seed = config.seed.map(|seed| seed ^ now);
     let mut looks = 0;
     loop {

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::panics::text_of;
+use crate::part::Parts;
 use crate::queue::{Queue, Totals};
 use crate::shutdown::{Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, Watchdog};
 use crate::sync::Mutex;
@@ -26,6 +27,7 @@ pub(super) struct Stack {
     pub workers: Arc<Workers>,
     pub shutdown: Weak<Shutdown>,
     pub stall: Arc<Mutex<Option<String>>>,
+    pub parts: Option<Arc<Parts>>,
 }
 
 impl Stack {
@@ -64,13 +66,15 @@ impl Stack {
             held.map(|(name, since)| format!("{name:?} for {:?}", since.elapsed()))
                 .collect::<Vec<_>>()
         });
+        let waits = self.parts.as_ref().map(|parts| parts.picture());
         format!(
             "nothing moved for {still:?}; phase {:?}; {counts:?}; waiting for room: {}; holds: \
-             {:?}; journal: {:?}; tasks: {:#?}",
+             {:?}; journal: {:?}; parts: {}; tasks: {:#?}",
             self.shutdown.upgrade().map(|shutdown| shutdown.phase()),
             usage.waiters,
             holds.unwrap_or_default(),
             self.queue.journal.status(),
+            waits.unwrap_or_else(|| "none".to_owned()),
             self.queue.notable(32),
         )
     }
@@ -78,18 +82,33 @@ impl Stack {
 
 impl Layers for Stack {
     fn close_to_all_but_holders(&self, phase: Phase) {
+        if let Some(parts) = &self.parts {
+            parts.close(phase);
+        }
         self.queue.admission.holders_only(phase);
     }
 
     fn close(&self, phase: Phase) {
+        if let Some(parts) = &self.parts {
+            parts.close(phase);
+        }
         self.queue.admission.close(phase);
     }
 
     fn drained(&self, deadline: Instant) -> BoxFuture<'_, ()> {
-        Box::pin(self.queue.run_dry(deadline))
+        Box::pin(async move {
+            if let Some(parts) = &self.parts {
+                // What is flushed goes through the queue, which is not dry before.
+                parts.flushed(deadline).await;
+            }
+            self.queue.run_dry(deadline).await;
+        })
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
+        if let Some(parts) = &self.parts {
+            parts.close(Phase::Stopping);
+        }
         self.queue.stop();
         Box::pin(self.workers.stopped())
     }
@@ -100,11 +119,16 @@ impl Layers for Stack {
 
     fn seal(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            self.queue
-                .journal
-                .seal()
-                .await
-                .map_err(|error| error.to_string())
+            // In this order: part files, headers, journal.
+            let parts = match &self.parts {
+                None => Ok(()),
+                Some(parts) => {
+                    parts.shut(Phase::Sealing);
+                    parts.seal().await.map_err(|error| error.to_string())
+                }
+            };
+            let sealed = self.queue.journal.seal().await;
+            sealed.map_err(|error| error.to_string()).and(parts)
         })
     }
 
@@ -118,7 +142,14 @@ impl Layers for Stack {
             failures: task.failures,
             cause: task.cause,
         });
+        let (dirty_parts, failing_parts) =
+            self.parts.as_ref().map_or_else(Default::default, |parts| {
+                parts.shut(Phase::Closed);
+                (parts.owed(), parts.flusher.failing(MAX_FAILING))
+            });
         Left {
+            dirty_parts,
+            failing_parts,
             failing: failing.collect(),
             deferred: rest.deferred,
             undetermined: rest.undetermined,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::queue::image::Image;
 use crate::queue::load::{Load, Loaded};
 use crate::queue::receipt::Settlement;
 use crate::queue::record::{KeyState, OutstandingRecord, Started, encode, slot};
@@ -26,7 +27,7 @@ use crate::random::Random;
 use crate::remote::deadline::attempt_deadline;
 use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
-    Effect, GetRequest, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
+    Effect, GetRequest, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
 use crate::time::WallClock;
 
@@ -507,6 +508,29 @@ impl Shared {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Uploads an image. Its key has this content and no other: no condition is needed.
+    pub(super) async fn put_image(&self, image: &Image) -> Result<(), RemoteError> {
+        let len = image.body.len() as u64;
+        let request = PutRequest {
+            key: image.key.to_string(),
+            body: image.body.clone(),
+            checksum: image.checksum,
+            condition: None,
+            headers: ObjectHeaders::default(),
+            write_id: None,
+        };
+        let info = self
+            .request("PutObject", true, len, self.remote().put(request))
+            .await?;
+        match info.checksum {
+            Some(found) if found != image.checksum => {
+                let found = format!("the server's checksum is {found:?}");
+                Err(RemoteError::lost("PutObject").with_message(&found))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn load(&self, load: &Load) -> Loaded {

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::panics;
 use crate::queue::Job;
+use crate::queue::image::Image;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
 use crate::queue::task::{Cause, Lane, TaskId, cut};
@@ -85,6 +86,7 @@ impl Pool {
             match job {
                 Job::Task(job) => self.run_task(*job).await,
                 Job::Load(load) => self.run_load(load).await,
+                Job::Image(image) => self.run_image(image).await,
                 Job::Abort(abort) => self.run_abort(abort).await,
             }
         }
@@ -130,10 +132,7 @@ impl Pool {
         let attempt = AssertUnwindSafe(self.shared.load(&load)).catch_unwind();
         let outcome = tokio::select! {
             outcome = attempt => outcome,
-            () = given_up(&load) => {
-                let error = RemoteError::transient("GetObject").with_message("nobody waits");
-                return queue.end_load(&load, Err(error));
-            }
+            () = given_up(&load) => return queue.retry_load(load, Instant::now()),
         };
         match outcome {
             Ok(Ok(found)) => queue.end_load(&load, Ok(found)),
@@ -153,6 +152,34 @@ impl Pool {
                     &load,
                     Err(RemoteError::transient("GetObject").with_message(&text)),
                 );
+            }
+        }
+    }
+
+    async fn run_image(&self, image: Image) {
+        let queue = &self.shared.queue;
+        if !image.sink.is_wanted() {
+            let error = RemoteError::transient("PutObject").with_message("nobody needs it");
+            return queue.end_image(image, Err(error));
+        }
+        let put = AssertUnwindSafe(self.shared.put_image(&image))
+            .catch_unwind()
+            .await;
+        match put {
+            Ok(Ok(())) => queue.end_image(image, Ok(())),
+            Ok(Err(_)) if self.shared.cut.is_cancelled() => queue.put_back_image(image),
+            Ok(Err(error)) if matches!(error.class, Class::Permanent | Class::Conflict) => {
+                queue.end_image(image, Err(error));
+            }
+            Ok(Err(error)) => {
+                let until = self.next_try(image.failures, &error);
+                tracing::debug!(key = %image.key, %error, "an image is not in S3 yet");
+                queue.retry_image(image, until, &error);
+            }
+            Err(panic) => {
+                let error = RemoteError::transient("PutObject").with_message(&text_of(&*panic));
+                let until = self.next_try(image.failures, &error);
+                queue.retry_image(image, until, &error);
             }
         }
     }

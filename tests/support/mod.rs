@@ -182,3 +182,101 @@ pub fn assert_empty(queue: &UploadQueue) {
     assert_eq!(snapshot.pressure, 0);
     assert!(snapshot.holds.is_empty());
 }
+
+/// A part store's directory and bucket, which outlive the stores opened on them.
+#[derive(Debug, Clone)]
+pub struct StoreRig {
+    pub fs: SimFs,
+    pub remote: SimRemote,
+    pub config: s3_writeback::StoreConfig,
+}
+
+/// The part size of these tests.
+pub const PART: usize = 4096;
+/// The same, as files have it.
+pub const PARTS_OF: s3_writeback::FileOptions = s3_writeback::FileOptions {
+    part_bytes: PART as u32,
+};
+
+impl StoreRig {
+    /// A store with room for `frames` parts, half of which may be dirty.
+    pub fn new(frames: u64) -> Self {
+        let rig = Rig::default();
+        let mut config = s3_writeback::StoreConfig::new("/q");
+        config.queue = rig.config;
+        config.cache_bytes = frames * PART as u64;
+        config.dirty_bytes = (frames / 2).max(1) * PART as u64;
+        config.checkpoint_cache_bytes = 2 * PART as u64;
+        Self {
+            fs: rig.fs,
+            remote: rig.remote,
+            config,
+        }
+    }
+
+    pub fn with(frames: u64, change: impl FnOnce(&mut s3_writeback::StoreConfig)) -> Self {
+        let mut rig = Self::new(frames);
+        change(&mut rig.config);
+        rig
+    }
+
+    /// Opens a store driven by the test's own runtime.
+    pub async fn open(&self) -> s3_writeback::PartStore {
+        self.try_open().await.expect("opens")
+    }
+
+    pub async fn try_open(&self) -> s3_writeback::Result<s3_writeback::PartStore> {
+        let remote = Arc::new(self.remote.clone());
+        s3_writeback::PartStore::builder(self.config.clone(), remote)
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(self.fs.clone()), Io::inline())
+            .open()
+            .await
+    }
+}
+
+/// Reads a run of a file.
+pub async fn read(
+    file: &s3_writeback::File,
+    from: usize,
+    len: usize,
+) -> s3_writeback::Result<Vec<u8>> {
+    let mut bytes = vec![0xEE; len];
+    file.read_at(&mut bytes, from as u64).await?;
+    Ok(bytes)
+}
+
+/// Fills part `index` with `byte`.
+pub async fn fill(file: &s3_writeback::File, index: usize, byte: u8) {
+    let bytes = [byte; PART];
+    let written = file.write_at(&bytes, (index * PART) as u64).await;
+    written.expect("is written");
+}
+
+/// Waits until S3 has all that was written.
+pub async fn uploaded(store: &s3_writeback::PartStore) {
+    for _ in 0..100_000 {
+        if store.snapshot().dirty_bytes == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("S3 does not get it: {:#?}", store.snapshot());
+}
+
+/// Every gauge of a store at rest is at zero.
+pub fn assert_idle(store: &s3_writeback::PartStore) {
+    let snapshot = store.snapshot();
+    assert_eq!(
+        (
+            snapshot.lock_waiters,
+            snapshot.cache_waiters,
+            snapshot.held.len(),
+            snapshot.image_bytes,
+            snapshot.queue.tasks.loads,
+            snapshot.queue.tasks.images,
+        ),
+        (0, 0, 0, 0, 0, 0),
+        "{snapshot:#?}"
+    );
+}

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use super::{Fs, FsFile, FsLock, OpenMode, Stat};
 
@@ -68,6 +68,50 @@ impl FsFile for OsFile {
             at += step as u64;
         }
         Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0, flags, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+            other => return Ok(other?),
+        }
+        // A file system without holes: the bytes go, the blocks stay.
+        let end = offset.saturating_add(len).min(self.0.metadata()?.len());
+        let zeros = vec![0; ZEROS.min(usize::try_from(len).unwrap_or(ZEROS))];
+        let mut at = offset;
+        while at < end {
+            let step = usize::try_from(end - at).unwrap_or(ZEROS).min(zeros.len());
+            self.0.write_all_at(&zeros[..step], at)?;
+            at += step as u64;
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn data_ranges(&self) -> io::Result<Vec<(u64, u64)>> {
+        let mut ranges = Vec::new();
+        let mut at = 0;
+        loop {
+            let from = match rustix::fs::seek(&self.0, SeekFrom::Data(at)) {
+                Ok(from) => from,
+                // Nothing but a hole from here to the end.
+                Err(rustix::io::Errno::NXIO) => return Ok(ranges),
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                    return Ok(vec![(0, self.0.metadata()?.len())]);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let to = rustix::fs::seek(&self.0, SeekFrom::Hole(from))?;
+            ranges.push((from, to - from));
+            at = to;
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -1,0 +1,402 @@
+//! Reading and writing bytes of files.
+//!
+//! Owns: what is got before a step, in which order, and the step itself. Does not own: any of
+//! what is got (locks, loads, room and intents have files of their own).
+//!
+//! 1. Everything that may have to be waited for comes first: pin, load, room, intent. The step
+//!    copies and pwrites under the latch and waits for nothing; cancelled before it, nothing has
+//!    changed.
+//! 2. What a step relies on is looked at again under the latch: if it has gone, all is got again.
+//! 3. One part at a time, in order, like pread and pwrite; several at once only by a guard set.
+//! 4. Bytes come before the length that shows them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+
+use super::Parts;
+use super::file::PartFile;
+use super::id::PartKey;
+use super::locker::LockerState;
+use super::room::Taken;
+use super::state::{Mode, Status, Want};
+
+/// A pin for one step.
+#[derive(Debug)]
+pub(crate) struct StepPin<'a> {
+    parts: &'a Parts,
+    file: &'a PartFile,
+    index: u32,
+}
+
+impl Drop for StepPin<'_> {
+    fn drop(&mut self) {
+        let word = &self.file.header.entry(self.index).word;
+        let pin = Want::Mode(Mode::Pin);
+        self.parts
+            .locks
+            .release(word, self.file.key(self.index), pin);
+    }
+}
+
+/// Bytes for one part.
+#[derive(Debug)]
+pub(crate) struct Piece<'a> {
+    pub file: Arc<PartFile>,
+    pub index: u32,
+    /// First byte, within the part.
+    pub at: usize,
+    pub bytes: &'a [u8],
+    /// Room in the cache, where the part has none yet.
+    pub frame: Option<Taken>,
+}
+
+impl<'a> Piece<'a> {
+    pub(crate) fn new(file: &Arc<PartFile>, index: u32, at: usize, bytes: &'a [u8]) -> Self {
+        Self {
+            file: Arc::clone(file),
+            index,
+            at,
+            bytes,
+            frame: None,
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.file.part_bytes as usize
+    }
+
+    fn key(&self) -> PartKey {
+        self.file.key(self.index)
+    }
+
+    fn grows(&self) -> bool {
+        self.end() > self.file.len()
+    }
+
+    fn end(&self) -> u64 {
+        self.file.start_of(self.index) + (self.at + self.bytes.len()) as u64
+    }
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stepped {
+    Done,
+    /// Something that it relied on has gone.
+    Again,
+}
+
+impl Parts {
+    /// Keeps a part here for a step. It need not exist yet, where it is to be written.
+    async fn pin<'a>(
+        self: &'a Arc<Self>,
+        file: &'a Arc<PartFile>,
+        index: u32,
+    ) -> Result<StepPin<'a>> {
+        let word = &file.header.entry(index).word;
+        loop {
+            if self.locks.try_pin(word).is_none() {
+                let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
+                if let Some(waiting) = self.locks.ask_pin(&words, file.key(index))? {
+                    waiting.await?;
+                }
+            }
+            let pin = StepPin {
+                parts: self,
+                file,
+                index,
+            };
+            if file.is_dropped() {
+                return Err(file.deleted(index));
+            }
+            // Pinned behind the back of who is cutting it off, who looked before we were there.
+            if u64::from(index) < file.cutting_from() {
+                return Ok(pin);
+            }
+            drop(pin);
+            file.shaping.until(|shaping| (!shaping).then_some(())).await;
+        }
+    }
+
+    /// Reads into `buffer`, which ends within the file.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        locker: Option<&Arc<LockerState>>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        self.locks.admits(locker.map(|l| &**l), false)?;
+        let end = offset.checked_add(buffer.len() as u64);
+        if file.is_dropped() {
+            return Err(file.deleted(0));
+        }
+        if end.is_none_or(|end| end > file.len()) {
+            return Err(file.past_end(offset, buffer.len() as u64));
+        }
+        for span in file.spans(offset, buffer.len()) {
+            let _pin = self.pin(file, span.index).await?;
+            let into = &mut buffer[span.range];
+            self.read_held(file, span.index, span.at, into, locker)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Reads from a part that its caller keeps here.
+    pub(crate) async fn read_held(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        index: u32,
+        at: usize,
+        buffer: &mut [u8],
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<()> {
+        loop {
+            self.present(file, index, locker).await?;
+            if self.copy(file, index, at, buffer)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies bytes out of a part; `false` where they are not here.
+    fn copy(&self, file: &PartFile, index: u32, at: usize, buffer: &mut [u8]) -> Result<bool> {
+        let _latch = self.latches.copy(file.key(index));
+        let from = file.start_of(index) + at as u64;
+        if from + buffer.len() as u64 > file.len() {
+            return Err(file.past_end(from, buffer.len() as u64));
+        }
+        match file.header.entry(index).word.get().status() {
+            Status::Zero => buffer.fill(0),
+            Status::Loaded => file
+                .read_here(buffer, from)
+                .map_err(|error| Error::directory(&file.path, &error))?,
+            Status::NotLoaded | Status::Loading | Status::Evicting => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Writes `bytes`, one part after another; the file grows where they end behind it.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        locker: Option<&Arc<LockerState>>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        self.check_writes(locker)?;
+        let len = bytes.len() as u64;
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > file.max_len())
+        {
+            return Err(file.past_end(offset, len));
+        }
+        for span in file.spans(offset, bytes.len()) {
+            let _pin = self.pin(file, span.index).await?;
+            let piece = Piece::new(file, span.index, span.at, &bytes[span.range]);
+            self.write_held(&mut [piece], locker).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes to parts that their caller keeps here, in one step.
+    ///
+    /// # Cancel safety
+    /// Nothing has been written before it is done.
+    pub(crate) async fn write_held(
+        self: &Arc<Self>,
+        pieces: &mut [Piece<'_>],
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<()> {
+        loop {
+            for piece in pieces.iter_mut() {
+                self.get_ready(piece, locker).await?;
+            }
+            self.get_intents(pieces, locker).await?;
+            for piece in &*pieces {
+                if piece.grows() {
+                    let shaping = &piece.file.shaping;
+                    shaping.until(|shaping| (!shaping).then_some(())).await;
+                }
+            }
+            if self.step(pieces, locker)? == Stepped::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Its bytes are here, or there is room for them.
+    async fn get_ready(
+        self: &Arc<Self>,
+        piece: &mut Piece<'_>,
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<()> {
+        let file = Arc::clone(&piece.file);
+        let word = &file.header.entry(piece.index).word;
+        loop {
+            let wants_frame = match word.get().status() {
+                Status::Loaded => return Ok(()),
+                Status::Zero => true,
+                // Nothing of what S3 has would be left.
+                Status::NotLoaded => piece.is_whole(),
+                Status::Loading | Status::Evicting => false,
+            };
+            if !wants_frame {
+                self.present(&file, piece.index, locker).await?;
+                continue;
+            }
+            if piece.frame.is_none() {
+                let each = u64::from(file.part_bytes);
+                let frame = self.cache.take(each, locker, || self.needs_room()).await?;
+                piece.frame = Some(frame);
+                // Blocks too, so that the step does not run out of disk.
+                let (on, index) = (Arc::clone(&file), piece.index);
+                let reserved = self
+                    .io
+                    .run(move || on.disk.reserve(on.start_of(index), each));
+                reserved
+                    .await
+                    .and_then(|reserved| reserved)
+                    .map_err(|error| self.disk_error(&file, &error))?;
+            }
+            return Ok(());
+        }
+    }
+
+    pub(crate) fn disk_error(&self, file: &PartFile, error: &std::io::Error) -> Error {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Error::DiskFull {
+                path: file.path.clone(),
+            };
+        }
+        Error::directory(&file.path, error)
+    }
+
+    /// All of them have an intent: those of one file in one record.
+    async fn get_intents(
+        self: &Arc<Self>,
+        pieces: &[Piece<'_>],
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<()> {
+        let lacks = |piece: &&Piece<'_>| {
+            let word = piece.file.header.entry(piece.index).word.get();
+            !word.has_intent()
+        };
+        let mut lacking: Vec<&Piece<'_>> = pieces.iter().filter(lacks).collect();
+        lacking.sort_unstable_by_key(|piece| piece.key());
+        lacking.dedup_by_key(|piece| piece.key());
+        for of_file in lacking.chunk_by(|a, b| a.file.no == b.file.no) {
+            let Some(first) = of_file.first() else {
+                continue;
+            };
+            let parts: Vec<u32> = of_file.iter().map(|piece| piece.index).collect();
+            self.open_intents(&first.file, &parts, locker).await?;
+        }
+        Ok(())
+    }
+
+    /// The step: from here on nothing is waited for.
+    fn step(
+        self: &Arc<Self>,
+        pieces: &mut [Piece<'_>],
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<Stepped> {
+        let one;
+        let several;
+        // One latch for one part, without a list of them.
+        match pieces {
+            [piece] => {
+                one = self.latches.step(piece.key());
+                let _ = &one;
+            }
+            _ => {
+                several = self.latches.step_all(pieces.iter().map(Piece::key));
+                let _ = &several;
+            }
+        }
+        self.check_writes(locker)?;
+        for piece in &*pieces {
+            let file = &piece.file;
+            if file.is_dropped() {
+                return Err(file.deleted(piece.index));
+            }
+            let word = file.header.entry(piece.index).word.get();
+            let ready = word.has_intent()
+                && match word.status() {
+                    Status::Loaded => true,
+                    Status::Zero => piece.frame.is_some(),
+                    Status::NotLoaded => piece.is_whole() && piece.frame.is_some(),
+                    Status::Loading | Status::Evicting => false,
+                };
+            // Behind a cut that is not carried through yet a crash would take the bytes.
+            let must_wait = piece.grows() && file.shaping.read(|shaping| *shaping);
+            if !ready || must_wait {
+                return Ok(Stepped::Again);
+            }
+        }
+        for piece in pieces.iter_mut() {
+            // Intents are closed under the latch, and only of parts that nobody holds: what was
+            // so a moment ago still is.
+            self.put(piece)?;
+        }
+        Ok(Stepped::Done)
+    }
+
+    fn put(self: &Arc<Self>, piece: &mut Piece<'_>) -> Result<()> {
+        let file = &piece.file;
+        let word = &file.header.entry(piece.index).word;
+        let from = file.start_of(piece.index) + piece.at as u64;
+        let write = || {
+            file.disk
+                .write_all_at(piece.bytes, from)
+                .map_err(|error| self.disk_error(file, &error))
+        };
+        let (written, old) = match word.get().status() {
+            Status::Loaded => {
+                // Before its first byte: a capture that comes next has all of it.
+                let made = word.make(|word| word.dirtied());
+                (write(), made.map(|(old, _)| old))
+            }
+            status => {
+                let claimed = status == Status::NotLoaded;
+                if claimed {
+                    word.make(|word| word.load());
+                }
+                let written = write();
+                if claimed && written.is_err() {
+                    // What is in S3 is still what the part is.
+                    word.make(|word| word.load_failed());
+                    file.moved();
+                    return written;
+                }
+                // A part of it may have been written over zeros: it is what it is, as by pwrite.
+                let made = word.make(|word| word.filled());
+                if let Some(frame) = piece.frame.take() {
+                    self.resident.add(file, piece.index, frame);
+                }
+                if claimed {
+                    file.moved();
+                }
+                (written, made.map(|(old, _)| old))
+            }
+        };
+        if let Some(old) = old {
+            if !old.is_dirty() {
+                self.flusher.dirty(file, piece.index);
+            }
+            if !old.is_unsynced() || old.status() != Status::Loaded {
+                file.is_unsynced(piece.index);
+            }
+        }
+        written?;
+        file.grow(piece.end());
+        self.totals
+            .written_bytes
+            .fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

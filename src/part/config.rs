@@ -1,0 +1,194 @@
+//! How a part store behaves: every knob with its unit, default and limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, ConfigErrors};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The smallest part, in bytes.
+pub const MIN_PART_BYTES: u32 = 4 * 1024;
+/// The largest part, in bytes.
+pub const MAX_PART_BYTES: u32 = 16 * 1024 * 1024;
+/// The part size of a file that does not say, in bytes.
+pub const DEFAULT_PART_BYTES: u32 = 64 * 1024;
+
+/// How a [`PartStore`](crate::PartStore) behaves. `StoreConfig::new(dir)` gives the defaults.
+///
+/// ```
+/// use s3_writeback::StoreConfig;
+///
+/// let mut config = StoreConfig::new("/var/lib/engine/store");
+/// config.cache_bytes = 8 << 30;
+/// config.dirty_bytes = 2 << 30;
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The queue under the store, with its directory, journal, workers and shutdown.
+    pub queue: Config,
+    /// Bytes of parts that may be here at one time: the local files take that much disk. Default
+    /// 1 GiB; 16 KiB to 1 PiB.
+    #[serde(default = "defaults::cache_bytes")]
+    pub cache_bytes: u64,
+    /// Room in the cache on top of that, for parts that lockers of role `Checkpointer` load.
+    /// Default 32 MiB; 4 KiB to 1 TiB, and at least one part of every file.
+    #[serde(default = "defaults::checkpoint_cache_bytes")]
+    pub checkpoint_cache_bytes: u64,
+    /// Bytes of parts that S3 may be behind by: a write to a part that is clean waits while this
+    /// much is dirty. Uploads begin at half of it. Default 512 MiB; 4 KiB to `cache_bytes`.
+    #[serde(default = "defaults::dirty_bytes")]
+    pub dirty_bytes: u64,
+    /// A part that is dirty for this long goes up whatever else. Default 10 s; 1 ms to 1 day.
+    #[serde(
+        default = "defaults::max_dirty_age",
+        rename = "max_dirty_age_ms",
+        with = "crate::config::millis"
+    )]
+    pub max_dirty_age: Duration,
+    /// Bytes of images in memory on their way to S3, back-off included. Default 64 MiB; 4 KiB to
+    /// 1 TiB, and at least one part of every file.
+    #[serde(default = "defaults::image_bytes")]
+    pub image_bytes: u64,
+    /// Callers that may wait for part locks at one time; one more is refused. Default 65,536; 1 to
+    /// 10,000,000.
+    #[serde(default = "defaults::max_lock_waiters")]
+    pub max_lock_waiters: u64,
+    /// Files at one time. Default 10,000; 1 to 1,000,000. Each has a file descriptor.
+    #[serde(default = "defaults::max_files")]
+    pub max_files: u64,
+    /// Bytes that one step of a guard set may write. Default 16 MiB; 4 KiB to 1 GiB.
+    #[serde(default = "defaults::max_step_bytes")]
+    pub max_step_bytes: u64,
+    /// How long each read, write and sync waits where its caller does not say. Default 10 min;
+    /// 1 ms to 1 day.
+    #[serde(
+        default = "defaults::io_deadline",
+        rename = "io_deadline_ms",
+        with = "crate::config::millis"
+    )]
+    pub io_deadline: Duration,
+    /// How often those who wait are looked at for deadlocks. Default 100 ms; 1 ms to 1 min.
+    #[serde(
+        default = "defaults::deadlock_timeout",
+        rename = "deadlock_timeout_ms",
+        with = "crate::config::millis"
+    )]
+    pub deadlock_timeout: Duration,
+}
+
+mod defaults {
+    use super::{Duration, MIB};
+
+    macro_rules! defaults {
+        ($($name:ident: $type:ty = $value:expr;)*) => {
+            $(pub(super) const fn $name() -> $type { $value })*
+        };
+    }
+
+    defaults! {
+        cache_bytes: u64 = 1024 * MIB;
+        checkpoint_cache_bytes: u64 = 32 * MIB;
+        dirty_bytes: u64 = 512 * MIB;
+        max_dirty_age: Duration = Duration::from_secs(10);
+        image_bytes: u64 = 64 * MIB;
+        max_lock_waiters: u64 = 65_536;
+        max_files: u64 = 10_000;
+        max_step_bytes: u64 = 16 * MIB;
+        io_deadline: Duration = Duration::from_secs(600);
+        deadlock_timeout: Duration = Duration::from_millis(100);
+    }
+}
+
+impl StoreConfig {
+    /// The defaults, for a store in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        use defaults as d;
+        Self {
+            queue: Config::new(dir),
+            cache_bytes: d::cache_bytes(),
+            checkpoint_cache_bytes: d::checkpoint_cache_bytes(),
+            dirty_bytes: d::dirty_bytes(),
+            max_dirty_age: d::max_dirty_age(),
+            image_bytes: d::image_bytes(),
+            max_lock_waiters: d::max_lock_waiters(),
+            max_files: d::max_files(),
+            max_step_bytes: d::max_step_bytes(),
+            io_deadline: d::io_deadline(),
+            deadlock_timeout: d::deadlock_timeout(),
+        }
+    }
+
+    /// Checks every knob and every pair that must fit together, the queue's too.
+    ///
+    /// # Errors
+    /// All faults at once, each with the knob, its value and its limits.
+    pub fn validate(&self) -> Result<(), ConfigErrors> {
+        let mut faults = match self.queue.validate() {
+            Ok(()) => Vec::new(),
+            Err(ConfigErrors(faults)) => faults,
+        };
+        let least = u64::from(MIN_PART_BYTES);
+        for (name, value, min, max) in [
+            ("cache_bytes", self.cache_bytes, 4 * least, 1 << 50),
+            (
+                "checkpoint_cache_bytes",
+                self.checkpoint_cache_bytes,
+                least,
+                1 << 40,
+            ),
+            ("dirty_bytes", self.dirty_bytes, least, 1 << 50),
+            ("image_bytes", self.image_bytes, least, 1 << 40),
+            ("max_lock_waiters", self.max_lock_waiters, 1, 10_000_000),
+            ("max_files", self.max_files, 1, 1_000_000),
+            ("max_step_bytes", self.max_step_bytes, least, 1 << 30),
+        ] {
+            if !(min..=max).contains(&value) {
+                faults.push(format!("{name} = {value} is not within {min} to {max}"));
+            }
+        }
+        let day = Duration::from_secs(24 * 3600);
+        let ms = Duration::from_millis(1);
+        for (name, value, max) in [
+            ("max_dirty_age", self.max_dirty_age, day),
+            ("io_deadline", self.io_deadline, day),
+            (
+                "deadlock_timeout",
+                self.deadlock_timeout,
+                Duration::from_secs(60),
+            ),
+        ] {
+            if !(ms..=max).contains(&value) {
+                faults.push(format!(
+                    "{name} = {value:?} is not within {ms:?} to {max:?}"
+                ));
+            }
+        }
+        if self.dirty_bytes > self.cache_bytes {
+            faults.push(format!(
+                "dirty_bytes = {} is above cache_bytes = {}",
+                self.dirty_bytes, self.cache_bytes
+            ));
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(faults))
+        }
+    }
+
+    /// The largest part that a file of this store can have.
+    #[must_use]
+    pub fn max_part_bytes(&self) -> u64 {
+        u64::from(MAX_PART_BYTES)
+            .min(self.cache_bytes)
+            .min(self.dirty_bytes)
+            .min(self.image_bytes)
+            .min(self.checkpoint_cache_bytes)
+    }
+}

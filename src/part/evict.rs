@@ -1,0 +1,336 @@
+//! Eviction: room for parts that are wanted, at the cost of those that are not.
+//!
+//! Owns: what is here, the clock's hand, and what to do when nothing can go. Does not own: how
+//! room is shared out (`room.rs`), or making parts clean (`flush.rs`).
+//!
+//! 1. Only a clean part goes: not dirty, no capture in flight, no intent open, nobody holding it
+//!    or waiting for it. That it is clean is durable: its entry is (`settle.rs`).
+//! 2. It goes in order: out of use, hole punched, not loaded, room given back.
+//! 3. Where nothing can go there is a reason, and whoever waits hears it: uploads are awaited;
+//!    reads and writes in progress are awaited; guards are not: who waits gets the names of those
+//!    who hold them, or the cycle.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::sync::Mutex;
+
+use super::Parts;
+use super::file::PartFile;
+use super::id::PartKey;
+use super::locker::Role;
+use super::room::Taken;
+
+/// Parts evicted on one trip to an I/O thread.
+const BATCH: usize = 16;
+/// Rounds of the hand after which everything has been found in use.
+const ROUNDS: usize = 5;
+
+/// Parts that are here.
+#[derive(Debug, Default)]
+pub(crate) struct Resident(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    parts: BTreeMap<PartKey, Here>,
+    hand: Option<PartKey>,
+    /// Bytes of an earlier life that have not been looked at.
+    leftover: BTreeMap<PartKey, (Arc<PartFile>, Taken)>,
+}
+
+#[derive(Debug)]
+struct Here {
+    file: Arc<PartFile>,
+    index: u32,
+    frame: Taken,
+}
+
+impl Resident {
+    pub(crate) fn add(&self, file: &Arc<PartFile>, index: u32, frame: Taken) {
+        let here = Here {
+            file: Arc::clone(file),
+            index,
+            frame,
+        };
+        self.0.lock().parts.insert(file.key(index), here);
+    }
+
+    pub(crate) fn remove(&self, key: PartKey) {
+        let gone = {
+            let mut ring = self.0.lock();
+            (ring.parts.remove(&key), ring.leftover.remove(&key))
+        };
+        // Room is given back without the lock: it wakes who waits.
+        drop(gone);
+    }
+
+    pub(crate) fn add_leftover(&self, file: &Arc<PartFile>, index: u32, frame: Taken) {
+        let entry = (Arc::clone(file), frame);
+        self.0.lock().leftover.insert(file.key(index), entry);
+    }
+
+    pub(crate) fn take_leftover(&self, key: PartKey) -> Option<Taken> {
+        let found = self.0.lock().leftover.remove(&key);
+        found.map(|(_, frame)| frame)
+    }
+
+    /// All of a file, which is gone.
+    pub(crate) fn remove_file(&self, file: u32) {
+        let of = |key: &PartKey| key.file() == file;
+        let gone = {
+            let mut ring = self.0.lock();
+            let parts: Vec<_> = ring.parts.extract_if(.., |key, _| of(key)).collect();
+            let left: Vec<_> = ring.leftover.extract_if(.., |key, _| of(key)).collect();
+            (parts, left)
+        };
+        drop(gone);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().parts.len()
+    }
+}
+
+/// Why nothing can go.
+enum Stuck {
+    /// Some of it is on its way to S3, or will be.
+    Uploads,
+    /// Somebody is reading or writing, or a load is on its way.
+    Busy,
+    /// All of it is held by the guards of these lockers.
+    Held(BTreeSet<u64>),
+}
+
+impl Parts {
+    /// Makes room whenever somebody waits for it.
+    pub(crate) async fn run_evictor(self: Arc<Self>) {
+        let mut gave_way: Option<Instant> = None;
+        loop {
+            self.make_room(&mut gave_way).await;
+            tokio::select! {
+                () = self.evictor.notified() => (),
+                () = self.locks.idle.notified() => (),
+                () = tokio::time::sleep(self.config.deadlock_timeout), if self.cache.is_wanted() => (),
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Somebody waits for room.
+    pub(crate) fn needs_room(&self) {
+        self.evictor.notify_one();
+    }
+
+    async fn make_room(self: &Arc<Self>, gave_way: &mut Option<Instant>) {
+        loop {
+            let Some(short) = self.cache.short_by() else {
+                self.locks.want_idle(false);
+                return;
+            };
+            // Said before looking: who lets go from here on tells us.
+            self.locks.want_idle(true);
+            let victims = self.victims(short);
+            if victims.is_empty() {
+                if let Some((file, index, frame)) = self.a_leftover() {
+                    let on = Arc::clone(self);
+                    let punched = self.io.run(move || on.punch(&file, index)).await;
+                    if let Err(error) = punched.and_then(|punched| punched) {
+                        tracing::warn!(%error, "bytes of an earlier life stay where they are");
+                    }
+                    drop(frame);
+                    continue;
+                }
+                self.explain(gave_way);
+                return;
+            }
+            let parts = Arc::clone(self);
+            let gone = self.io.run(move || parts.evict_all(victims)).await;
+            if !matches!(gone, Ok(true)) {
+                // The disk refuses; it is asked again at the next beat.
+                return;
+            }
+        }
+    }
+
+    fn a_leftover(&self) -> Option<(Arc<PartFile>, u32, Taken)> {
+        let (key, (file, frame)) = self.resident.0.lock().leftover.pop_first()?;
+        Some((file, key.index(), frame))
+    }
+
+    fn punch(&self, file: &PartFile, index: u32) -> std::io::Result<()> {
+        let _latch = self.latches.step(file.key(index));
+        // Loaded meanwhile, it is not ours any more.
+        if file.header.entry(index).word.get().status() != super::state::Status::NotLoaded {
+            return Ok(());
+        }
+        file.disk
+            .punch(file.start_of(index), u64::from(file.part_bytes))
+    }
+
+    /// Takes parts out of use, as many as make `bytes` of room, by the clock.
+    fn victims(&self, bytes: u64) -> Vec<(Arc<PartFile>, u32)> {
+        let mut ring = self.resident.0.lock();
+        let mut victims = Vec::new();
+        let mut freed = 0;
+        let mut looks = ring.parts.len() * ROUNDS;
+        while freed < bytes && victims.len() < BATCH && looks > 0 {
+            looks -= 1;
+            let after = ring
+                .hand
+                .map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+            let mut from_here = ring.parts.range((after, std::ops::Bound::Unbounded));
+            let next = from_here.next().or_else(|| ring.parts.iter().next());
+            let Some((key, here)) = next else { break };
+            let key = *key;
+            let (file, index) = (Arc::clone(&here.file), here.index);
+            let held = here.frame.bytes();
+            ring.hand = Some(key);
+            let word = &file.header.entry(index).word;
+            if !word.get().is_clean() || word.get().is_held() {
+                continue;
+            }
+            if word.make(|word| word.aged()).is_some() {
+                continue;
+            }
+            if word.make(|word| word.evict()).is_none() {
+                continue;
+            }
+            // An intent that is on its way to the disk is not in the word yet.
+            if file.log.lock().intents.contains_key(&index) {
+                word.make(|word| word.evict_undone());
+                file.moved();
+                continue;
+            }
+            freed += held;
+            victims.push((file, index));
+        }
+        victims
+    }
+
+    /// Punches them out and gives their room back; whether all of them went.
+    fn evict_all(&self, victims: Vec<(Arc<PartFile>, u32)>) -> bool {
+        let mut all = true;
+        for (file, index) in victims {
+            let key = file.key(index);
+            let word = &file.header.entry(index).word;
+            let gone = {
+                let _latch = self.latches.step(key);
+                let start = file.start_of(index);
+                match file.disk.punch(start, u64::from(file.part_bytes)) {
+                    Ok(()) => {
+                        word.make(|word| word.evicted());
+                        true
+                    }
+                    Err(error) => {
+                        tracing::warn!(part = %file.part(index), %error, "is not evicted");
+                        word.make(|word| word.evict_undone());
+                        false
+                    }
+                }
+            };
+            all &= gone;
+            if gone {
+                self.totals
+                    .evictions
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.resident.remove(key);
+            }
+            file.moved();
+        }
+        all
+    }
+
+    /// Nothing can go: does what can be done about it.
+    fn explain(&self, gave_way: &mut Option<Instant>) {
+        let lockers = match self.stuck() {
+            Stuck::Uploads => return self.flusher.hurry(),
+            Stuck::Busy => return,
+            Stuck::Held(lockers) => lockers,
+        };
+        // Who was told to give way gets a moment to do so.
+        if gave_way.is_some_and(|at| at.elapsed() < self.config.deadlock_timeout) {
+            return;
+        }
+        let waiting = self.cache.waiting();
+        let waits = |id: u64| {
+            let for_room = waiting
+                .iter()
+                .any(|wait| wait.locker.as_ref().is_some_and(|l| l.id == id));
+            for_room || self.locks.is_waiting(id)
+        };
+        let names = |ids: &BTreeSet<u64>| -> Vec<String> {
+            let live = self.locks.lockers.live();
+            let named = live.iter().filter(|locker| ids.contains(&locker.id));
+            named.map(|locker| locker.name.clone()).collect()
+        };
+        let victim = waiting
+            .iter()
+            .filter_map(|wait| wait.locker.as_ref())
+            .filter(|locker| locker.role == Role::Foreground && lockers.contains(&locker.id))
+            .map(|locker| locker.id)
+            .max();
+        match victim {
+            // Each of them waits for what the others hold.
+            Some(victim) if lockers.len() > 1 && lockers.iter().all(|id| waits(*id)) => {
+                let cycle = names(&lockers);
+                tracing::warn!(?cycle, "deadlock for room: a locker gives way");
+                let gives = |l: &Arc<super::locker::LockerState>| l.id == victim;
+                self.cache.refuse(
+                    |wait| wait.locker.as_ref().is_some_and(gives),
+                    &Error::WouldDeadlock { cycle },
+                );
+                *gave_way = Some(Instant::now());
+            }
+            _ => {
+                let error = Error::CacheFull {
+                    max: self.cache.limit(),
+                    pinned_by: names(&lockers),
+                };
+                self.cache.refuse(|_| true, &error);
+            }
+        }
+    }
+
+    fn stuck(&self) -> Stuck {
+        let here: Vec<(Arc<PartFile>, u32, u64)> = {
+            let ring = self.resident.0.lock();
+            let here = ring.parts.values();
+            here.map(|h| (Arc::clone(&h.file), h.index, h.frame.bytes()))
+                .collect()
+        };
+        let mut uploads = false;
+        let mut busy = here.iter().map(|(_, _, bytes)| bytes).sum::<u64>() < self.cache.used().0;
+        let mut held_parts = BTreeSet::new();
+        for (file, index, _) in &here {
+            let word = file.header.entry(*index).word.get();
+            uploads |= !word.is_clean() || file.log.lock().intents.contains_key(index);
+            if word.is_held() {
+                held_parts.insert(file.key(*index));
+            } else {
+                // In nobody's hands: it went in or out of use just now.
+                busy = true;
+            }
+        }
+        if uploads {
+            return Stuck::Uploads;
+        }
+        let mut lockers = BTreeSet::new();
+        let mut by_guards = BTreeSet::new();
+        for locker in self.locks.lockers.live() {
+            for held in locker.held() {
+                if held_parts.contains(&held.key) {
+                    lockers.insert(locker.id);
+                    by_guards.insert(held.key);
+                }
+            }
+        }
+        // What no guard holds is held for one step only.
+        if busy || by_guards.len() < held_parts.len() || here.is_empty() {
+            return Stuck::Busy;
+        }
+        Stuck::Held(lockers)
+    }
+}

@@ -1,0 +1,276 @@
+//! One file of the engine: its header, its bytes here, and what is in progress on it.
+//!
+//! Owns: the state of one incarnation, and how bytes and parts map. Does not own: what is done to
+//! it (each verb has a file of its own).
+//!
+//! Lock order: `log`, then a latch, then any of the others, which are leaves. None is held across
+//! a wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::journal::Location;
+use crate::journal::fs::FsFile;
+use crate::sync::Mutex;
+use crate::watched::Watched;
+
+use super::header::Header;
+use super::id::{FileId, PartId, PartKey};
+use super::load::PartLoad;
+use super::room::Taken;
+use super::state::AtomicWord;
+use super::wait::Words;
+
+/// A file.
+#[derive(Debug)]
+pub(crate) struct PartFile {
+    pub no: u32,
+    pub id: FileId,
+    /// The location of the record that created it.
+    pub incarnation: Location,
+    pub part_bytes: u32,
+    pub path: PathBuf,
+    pub disk: Box<dyn FsFile>,
+    pub header: Header,
+    len: AtomicU64,
+    /// Parts from this one on are being cut off; none at `u64::MAX`.
+    cut_from: AtomicU64,
+    dropped: AtomicBool,
+    /// A cut is in progress.
+    pub shaping: Watched<bool>,
+    pub log: Mutex<FileLog>,
+    pub loads: Mutex<BTreeMap<u32, Arc<PartLoad>>>,
+    pub captures: Mutex<BTreeMap<u32, Captures>>,
+    /// Goes up when a part stops being on its way in or out.
+    pub moves: Watched<u64>,
+    /// Parts whose bytes are not known to survive a power cut, and syncs in progress.
+    pub unsynced: Mutex<Unsynced>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Unsynced {
+    pub parts: BTreeSet<u32>,
+    pub syncing: u32,
+}
+
+/// What the journal has of a file beyond its last snapshot, and the intents that are open.
+#[derive(Debug, Default)]
+pub(crate) struct FileLog {
+    pub intents: BTreeMap<u32, Intent>,
+    /// Live header records.
+    pub records: Vec<Location>,
+    /// Changes in them.
+    pub changes: usize,
+    /// The length that is on record.
+    pub len_logged: u64,
+    pub snapshot: u64,
+    pub snapshotting: bool,
+    pub cut: Option<u64>,
+}
+
+/// A write intent: from its record on the local bytes of the part count, if they are trusted.
+#[derive(Debug)]
+pub(crate) struct Intent {
+    pub location: Location,
+    pub trusted: bool,
+    /// Its share of what may be dirty.
+    pub _room: Taken,
+}
+
+/// Captures of one part in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Captures {
+    /// The number of the last.
+    pub last: u32,
+    /// The number of the last whose image is in the entry.
+    pub applied: u32,
+    pub in_flight: u32,
+    /// Those of them whose record is on its way to the disk.
+    pub settling: u32,
+}
+
+impl Words for PartFile {
+    fn word(&self, index: u32) -> &AtomicWord {
+        &self.header.entry(index).word
+    }
+}
+
+/// A run of bytes within one part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub index: u32,
+    /// First byte, within the part.
+    pub at: usize,
+    /// Where it is in the caller's buffer.
+    pub range: Range<usize>,
+}
+
+/// What a file is made of when it is created or found.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub no: u32,
+    pub id: FileId,
+    pub incarnation: Location,
+    pub part_bytes: u32,
+    pub path: PathBuf,
+    pub disk: Box<dyn FsFile>,
+}
+
+impl PartFile {
+    pub(crate) fn new(made: Made) -> Self {
+        Self {
+            no: made.no,
+            id: made.id,
+            incarnation: made.incarnation,
+            part_bytes: made.part_bytes,
+            path: made.path,
+            disk: made.disk,
+            header: Header::new(),
+            len: AtomicU64::new(0),
+            cut_from: AtomicU64::new(u64::MAX),
+            dropped: AtomicBool::new(false),
+            shaping: Watched::new(false),
+            log: Mutex::new(FileLog::default()),
+            loads: Mutex::new(BTreeMap::new()),
+            captures: Mutex::new(BTreeMap::new()),
+            moves: Watched::new(0),
+            unsynced: Mutex::new(Unsynced::default()),
+        }
+    }
+
+    pub(crate) fn key(&self, index: u32) -> PartKey {
+        PartKey::new(self.no, index)
+    }
+
+    pub(crate) fn part(&self, index: u32) -> PartId {
+        PartId {
+            file: self.id,
+            index,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_len(&self, len: u64) {
+        self.len.store(len, Ordering::Release);
+    }
+
+    /// Grows it; under the latch of the part that was written.
+    pub(crate) fn grow(&self, len: u64) {
+        self.len.fetch_max(len, Ordering::AcqRel);
+    }
+
+    /// The largest length that a file with parts of this size can have.
+    pub(crate) fn max_len(&self) -> u64 {
+        u64::from(self.part_bytes) << 32
+    }
+
+    /// Parts that a length has.
+    pub(crate) fn parts_of(&self, len: u64) -> u64 {
+        len.div_ceil(u64::from(self.part_bytes))
+    }
+
+    pub(crate) fn start_of(&self, index: u32) -> u64 {
+        u64::from(index) * u64::from(self.part_bytes)
+    }
+
+    /// Bytes of a part before the file's end.
+    pub(crate) fn len_of(&self, index: u32) -> u32 {
+        let left = self.len().saturating_sub(self.start_of(index));
+        u32::try_from(left).map_or(self.part_bytes, |left| left.min(self.part_bytes))
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_dropped(&self) {
+        self.dropped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn deleted(&self, index: u32) -> Error {
+        Error::Deleted {
+            file: self.id,
+            index,
+        }
+    }
+
+    /// Parts from this one on are being cut off.
+    pub(crate) fn cutting_from(&self) -> u64 {
+        self.cut_from.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn cut_from(&self, first: u64) {
+        self.cut_from.store(first, Ordering::SeqCst);
+    }
+
+    /// Whether a part is there, and stays.
+    pub(crate) fn check(&self, index: u32) -> Result<()> {
+        if self.is_dropped() || u64::from(index) >= self.parts_of(self.len()) {
+            return Err(self.deleted(index));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn past_end(&self, from: u64, len: u64) -> Error {
+        Error::PastEnd {
+            file: self.id,
+            from,
+            len,
+            size: self.len(),
+        }
+    }
+
+    /// Cuts a range of the file into runs within one part each.
+    pub(crate) fn spans(&self, offset: u64, len: usize) -> impl Iterator<Item = Span> + use<> {
+        let part = u64::from(self.part_bytes);
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            if done >= len {
+                return None;
+            }
+            let from = offset + done as u64;
+            let index = u32::try_from(from / part).ok()?;
+            let at = usize::try_from(from % part).ok()?;
+            let run = (len - done).min(usize::try_from(part).ok()? - at);
+            let span = Span {
+                index,
+                at,
+                range: done..done + run,
+            };
+            done += run;
+            Some(span)
+        })
+    }
+
+    /// Something stopped being on its way.
+    pub(crate) fn moved(&self) {
+        self.moves.change(|moves| *moves += 1);
+    }
+
+    /// Reads local bytes; what the local file does not have is zeros.
+    pub(crate) fn read_here(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self.disk.read_exact_at(buffer, offset) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let have = self.disk.stat()?.len.saturating_sub(offset);
+                let have = usize::try_from(have).map_or(buffer.len(), |n| n.min(buffer.len()));
+                let (data, zeros) = buffer.split_at_mut(have);
+                self.disk.read_exact_at(data, offset)?;
+                zeros.fill(0);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// A part's bytes are not on the disk yet.
+    pub(crate) fn is_unsynced(&self, index: u32) {
+        self.unsynced.lock().parts.insert(index);
+    }
+}

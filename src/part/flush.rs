@@ -1,0 +1,295 @@
+//! The flusher: dirty parts go to S3 before anybody has to wait for it.
+//!
+//! Owns: which parts are dirty since when, and which of them is captured next. Does not own: what
+//! a capture is (`capture.rs`), or requests.
+//!
+//! 1. It starts at half of what may be dirty, or when the oldest has been dirty for
+//!    `max_dirty_age`, or when somebody waits for room.
+//! 2. What is on its way has bounded memory: the images, back-off included.
+//! 3. A part that fails for good is *failing*: it stays here and dirty, is named with its cause,
+//!    and is tried again with back-off.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::remote::RemoteError;
+use crate::sync::Mutex;
+
+use super::Parts;
+use super::file::PartFile;
+use super::id::{PartId, PartKey};
+
+/// Parts captured on one trip to an I/O thread.
+const BATCH: usize = 16;
+/// Captures of one part in flight, beyond which it waits.
+const CAPTURES: u32 = 2;
+/// How long a part waits that has that many.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A part that S3 refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FailingPart {
+    /// The part.
+    pub part: PartId,
+    /// How often in a row.
+    pub failures: u32,
+    /// Why.
+    pub cause: String,
+}
+
+/// What is dirty, in the order in which it became so.
+#[derive(Debug, Default)]
+pub(crate) struct Flusher {
+    state: Mutex<State>,
+    wake: Notify,
+    /// Somebody waits for room: age does not matter.
+    hurry: AtomicBool,
+    /// Everything goes: the store is draining.
+    all: AtomicBool,
+    /// Something went, or stopped being able to.
+    pub(crate) moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirty: VecDeque<Dirty>,
+    delayed: BTreeMap<(Instant, u64), Dirty>,
+    next: u64,
+    failing: BTreeMap<PartKey, FailingPart>,
+}
+
+#[derive(Debug)]
+struct Dirty {
+    file: Arc<PartFile>,
+    index: u32,
+    since: Instant,
+}
+
+impl Flusher {
+    /// A part has become dirty.
+    pub(crate) fn dirty(&self, file: &Arc<PartFile>, index: u32) {
+        let dirty = Dirty {
+            file: Arc::clone(file),
+            index,
+            since: Instant::now(),
+        };
+        let first = {
+            let mut state = self.state.lock();
+            state.dirty.push_back(dirty);
+            state.dirty.len() == 1
+        };
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Somebody waits for what is dirty to be in S3.
+    pub(crate) fn hurry(&self) {
+        self.hurry.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Everything goes, from here on.
+    pub(crate) fn drain(&self) {
+        self.all.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moved.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// S3 refuses a part, or the disk does not read it.
+    pub(crate) fn failed(&self, file: &Arc<PartFile>, index: u32, error: &RemoteError) {
+        let now = Instant::now();
+        {
+            let state = &mut *self.state.lock();
+            let failing = state
+                .failing
+                .entry(file.key(index))
+                .or_insert_with(|| FailingPart {
+                    part: file.part(index),
+                    failures: 0,
+                    cause: String::new(),
+                });
+            failing.failures = failing.failures.saturating_add(1);
+            failing.cause = crate::queue::task::cut(error.to_string());
+            let wait = Duration::from_secs(1) * (1 << failing.failures.min(6));
+            state.next += 1;
+            let dirty = Dirty {
+                file: Arc::clone(file),
+                index,
+                since: now,
+            };
+            state.delayed.insert((now + wait, state.next), dirty);
+        }
+        self.moved();
+    }
+
+    pub(crate) fn failing(&self, most: usize) -> Vec<FailingPart> {
+        let state = self.state.lock();
+        state.failing.values().take(most).cloned().collect()
+    }
+
+    pub(crate) fn healed(&self, key: PartKey) {
+        self.state.lock().failing.remove(&key);
+    }
+
+    /// Whether something dirty can still go before `deadline`.
+    fn may_move(&self, deadline: Instant) -> bool {
+        let state = self.state.lock();
+        let due = state.delayed.first_key_value();
+        !state.dirty.is_empty() || due.is_some_and(|((due, _), _)| *due < deadline)
+    }
+
+    /// What is to be captured now; and when to look again, if nothing calls earlier.
+    fn take(&self, early: bool, age: Duration, now: Instant) -> (Vec<Dirty>, Option<Instant>) {
+        let state = &mut *self.state.lock();
+        while let Some(due) = state.delayed.first_entry().filter(|due| due.key().0 <= now) {
+            state.dirty.push_front(due.remove());
+        }
+        let mut taken = Vec::new();
+        while taken.len() < BATCH {
+            let due = |dirty: &Dirty| early || dirty.since + age <= now;
+            match state.dirty.pop_front_if(|dirty| due(dirty)) {
+                Some(dirty) => taken.push(dirty),
+                None => break,
+            }
+        }
+        let by_age = state.dirty.front().map(|dirty| dirty.since + age);
+        let delayed = state.delayed.keys().next().map(|(due, _)| *due);
+        (taken, by_age.into_iter().chain(delayed).min())
+    }
+
+    fn again(&self, dirty: Dirty, at: Instant) {
+        let state = &mut *self.state.lock();
+        state.next += 1;
+        state.delayed.insert((at, state.next), dirty);
+    }
+}
+
+impl Parts {
+    /// Captures what is due, until the store stops.
+    pub(crate) async fn run_flusher(self: Arc<Self>) {
+        loop {
+            let mut wake = std::pin::pin!(self.flusher.wake.notified());
+            wake.as_mut().enable();
+            let all = self.flusher.all.load(Ordering::Acquire);
+            let (used, _) = self.dirty.used();
+            let hurry = self.flusher.hurry.swap(false, Ordering::AcqRel);
+            let early = all || hurry || used * 2 >= self.dirty.limit() || self.dirty.is_wanted();
+            let now = Instant::now();
+            let (taken, due) = self.flusher.take(early, self.config.max_dirty_age, now);
+            if taken.is_empty() {
+                if early {
+                    // What is not dirty and still holds its share: intents without a write.
+                    for file in self.all_files() {
+                        self.close_idle_intents(&file);
+                    }
+                    self.flusher.moved.notify_waiters();
+                }
+                let beat = now + self.config.max_dirty_age;
+                tokio::select! {
+                    () = wake => continue,
+                    () = tokio::time::sleep_until(due.unwrap_or(beat).min(beat)) => (),
+                    () = self.stop.cancelled() => return,
+                }
+                if !early {
+                    for file in self.all_files() {
+                        self.close_idle_intents(&file);
+                    }
+                }
+                continue;
+            }
+            for dirty in taken {
+                tokio::select! {
+                    () = self.flush_one(dirty) => (),
+                    () = self.stop.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    async fn flush_one(self: &Arc<Self>, dirty: Dirty) {
+        let (file, index) = (Arc::clone(&dirty.file), dirty.index);
+        let word = file.header.entry(index).word.get();
+        if !word.is_dirty() || self.failed.get().is_some() {
+            return;
+        }
+        if word.captures() >= CAPTURES {
+            return self.flusher.again(dirty, Instant::now() + AGAIN);
+        }
+        if let Err(error) = self.epochs.ready(&self.journal, &self.random).await {
+            tracing::warn!(%error, "no epoch to write under");
+            return self.flusher.again(dirty, Instant::now() + AGAIN * 20);
+        }
+        let Ok(room) = self
+            .images
+            .take(u64::from(file.part_bytes), None, || ())
+            .await
+        else {
+            return;
+        };
+        let (parts, on) = (Arc::clone(self), Arc::clone(&file));
+        let captured = self.io.run(move || parts.capture(&on, index, room)).await;
+        match captured.and_then(|captured| captured) {
+            Ok(Some(image)) => self.queue.submit_image(image),
+            Ok(None) => {}
+            Err(error) => {
+                let error = RemoteError::transient("capture").with_message(&error.to_string());
+                self.flusher.failed(&file, index, &error);
+            }
+        }
+    }
+
+    /// Parts that S3 does not have as they are here.
+    pub(crate) fn owed(&self) -> u64 {
+        let mut owed = 0;
+        for file in self.all_files() {
+            let log = file.log.lock();
+            let words = log
+                .intents
+                .keys()
+                .map(|index| file.header.entry(*index).word.get());
+            owed += words
+                .filter(|word| word.is_dirty() || word.captures() > 0)
+                .count() as u64;
+        }
+        owed
+    }
+
+    /// Waits until all that was written is in S3, or what is left cannot get there by itself
+    /// before `deadline`.
+    pub(crate) async fn flushed(&self, deadline: Instant) {
+        self.flusher.drain();
+        // Steps that were let in before the gate was closed are over after this.
+        self.latches.pass_all();
+        loop {
+            let mut moved = std::pin::pin!(self.flusher.moved.notified());
+            moved.as_mut().enable();
+            for file in self.all_files() {
+                self.close_idle_intents(&file);
+            }
+            let owed = self.owed();
+            let moves = self.flusher.may_move(deadline)
+                || self.queue.images_can_move(deadline)
+                || self.settler.is_busy();
+            if owed == 0 || !moves || self.failed.get().is_some() {
+                return;
+            }
+            tokio::select! {
+                () = moved => (),
+                () = tokio::time::sleep(AGAIN) => (),
+                () = tokio::time::sleep_until(deadline) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Files that come, go, and change their length.
+//!
+//! Owns: create, drop and set_len: what is waited for, what is put on record, and in which order
+//! the local file follows. Does not own: growth by writing (`access.rs`).
+//!
+//! 1. What is cut off is held by nobody else: the cut has it `Sole`, part by part, before anything
+//!    is changed; those who wait for it are told that it is gone, loads and captures of it end
+//!    without effect.
+//! 2. The cut is on record before a byte goes; its range is punched and synced, and that is on
+//!    record, before anything can be written there again. After a crash in between, open does it.
+//!    So no old byte comes back, and none that was written later is taken.
+//! 3. A part that is cut inside has its local bytes trusted first: its old image is longer.
+//! 4. From the record on a cut is carried through, whoever asked for it may have gone.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Limit, Result};
+use crate::journal::fs::OpenMode;
+use crate::journal::{Append, Payload};
+
+use super::Parts;
+use super::config::{MAX_PART_BYTES, MIN_PART_BYTES};
+use super::file::{Made, PartFile};
+use super::id::FileId;
+use super::locker::{LockerState, Place};
+use super::record::{Change, FileRecord, encode, kind};
+use super::state::{Status, Want};
+
+/// Parts that somebody has to himself.
+struct Cutting {
+    parts: Arc<Parts>,
+    file: Arc<PartFile>,
+    locker: Arc<LockerState>,
+    held: Vec<(u32, Option<Place>)>,
+    /// Its parts are not given back, but gone.
+    done: bool,
+}
+
+impl Drop for Cutting {
+    fn drop(&mut self) {
+        for (index, place) in self.held.drain(..) {
+            let word = &self.file.header.entry(index).word;
+            if let Some(place) = place {
+                self.locker.remove(place);
+            }
+            let key = self.file.key(index);
+            if self.done {
+                let gone = self.file.deleted(index);
+                self.parts.locks.refuse(&*self.file, key, &gone);
+            }
+            self.parts.locks.release(word, key, Want::Sole);
+        }
+        self.file.cut_from(u64::MAX);
+        self.file.shaping.change(|shaping| *shaping = false);
+    }
+}
+
+impl Parts {
+    /// Creates a file.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        id: FileId,
+        part_bytes: u32,
+    ) -> Result<Arc<PartFile>> {
+        self.check_writes(None)?;
+        self.check_part_bytes(part_bytes)?;
+        let token = self.random.u64();
+        let path = self.path_of(id, token);
+        let reserved = self.reserve_name(id)?;
+        let (parts, made) = (Arc::clone(self), path.clone());
+        let disk = self
+            .io
+            .run(move || {
+                let disk = parts.fs.open(&made, OpenMode::CreateNew)?;
+                parts.fs.sync_dir(&parts.parts_dir())?;
+                Ok::<_, std::io::Error>(disk)
+            })
+            .await
+            .and_then(|disk| disk)
+            .map_err(|error| Error::directory(&path, &error))?;
+        let record = FileRecord {
+            id: id.0,
+            part_bytes,
+            token,
+        };
+        let append = Append::begin(kind::FILE, encode(&record), Payload::None);
+        let incarnation = self.journal.append(append)?;
+        let made = Made {
+            no: reserved.no,
+            id,
+            incarnation,
+            part_bytes,
+            path,
+            disk,
+        };
+        // In the table as soon as it is on its way to the disk: who leaves now leaves a file.
+        let file = reserved.fill(made);
+        match self.journal.wait_durable(incarnation).await {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                self.forget(&file);
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(crate) fn check_part_bytes(&self, part_bytes: u32) -> Result<()> {
+        let most = self.config.max_part_bytes();
+        let fits = part_bytes.is_power_of_two()
+            && (MIN_PART_BYTES..=MAX_PART_BYTES).contains(&part_bytes)
+            && u64::from(part_bytes) <= most;
+        if fits {
+            return Ok(());
+        }
+        Err(Error::InvalidInput {
+            what: "part size",
+            value: format!("{part_bytes} bytes"),
+            limit: format!(
+                "a power of two from {MIN_PART_BYTES} to {MAX_PART_BYTES}, and at most {most}, \
+                 the least of cache_bytes, checkpoint_cache_bytes, dirty_bytes and image_bytes"
+            ),
+        })
+    }
+
+    /// Drops a file: waits for those who hold parts of it, as long as `locker` is waited for.
+    pub(crate) async fn drop_file(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        locker: &Arc<LockerState>,
+    ) -> Result<()> {
+        self.check_writes(Some(locker))?;
+        let mut cutting = self.take_all(file, 0, locker).await?;
+        let (parts, on) = (Arc::clone(self), Arc::clone(file));
+        let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
+        let location = self.journal.append(end)?;
+        let carried = self.carry(async move {
+            parts.journal.wait_durable(location).await?;
+            on.set_dropped();
+            parts.cut_words(&mut cutting);
+            parts.forget(&on);
+            drop(cutting);
+            let records = std::mem::take(&mut on.log.lock().records);
+            parts.end_records(&records);
+            let path = on.path.clone();
+            let removed = parts.clone().io.run(move || parts.fs.unlink(&path)).await;
+            if let Err(error) = removed.and_then(|removed| removed) {
+                // No record names it: the next open removes it.
+                tracing::warn!(file = %on.id, %error, "a dropped file stays until the next open");
+            }
+            Ok(())
+        });
+        carried.await
+    }
+
+    /// Cuts a file, or lets it grow.
+    pub(crate) async fn set_len(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        len: u64,
+        locker: &Arc<LockerState>,
+    ) -> Result<()> {
+        self.check_writes(Some(locker))?;
+        if len > file.max_len() {
+            return Err(file.past_end(0, len));
+        }
+        if file.is_dropped() {
+            return Err(file.deleted(0));
+        }
+        if len >= file.len() {
+            return self.lengthen(file, len).await;
+        }
+        let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
+        let cutting = self.take_all(file, keeps, locker).await?;
+        if len >= file.len() {
+            drop(cutting);
+            return self.lengthen(file, len).await;
+        }
+        let inside = usize::try_from(len % u64::from(file.part_bytes)).unwrap_or(0);
+        let last = keeps.saturating_sub(1);
+        let pin = (inside > 0)
+            .then(|| OwnedPin::new(self, file, last))
+            .flatten();
+        let location = loop {
+            if inside > 0 {
+                self.trust(file, last, locker).await?;
+            }
+            if let Some(location) = self.log_cut(file, len, inside, last)? {
+                break location;
+            }
+        };
+        let (parts, on) = (Arc::clone(self), Arc::clone(file));
+        let carried = self.carry(async move {
+            let result = parts.cut(&on, len, inside, last, location, cutting).await;
+            drop(pin);
+            result
+        });
+        carried.await
+    }
+
+    /// Puts a cut on record, and makes it true; `None` where the part that is cut inside went up
+    /// to S3 in the meantime, with its intent: that is to be opened anew.
+    fn log_cut(
+        &self,
+        file: &Arc<PartFile>,
+        len: u64,
+        inside: usize,
+        last: u32,
+    ) -> Result<Option<u64>> {
+        let log = &mut *file.log.lock();
+        let _latch = (inside > 0).then(|| self.latches.step(file.key(last)));
+        if inside > 0 {
+            let word = &file.header.entry(last).word;
+            // Its image is longer than the part will be: dirty, a new one is made.
+            match word.make(|word| word.dirtied()) {
+                Some((old, _)) => {
+                    if !old.is_dirty() {
+                        self.flusher.dirty(file, last);
+                    }
+                    file.is_unsynced(last);
+                }
+                None if word.get().status() == Status::Zero => {}
+                None => return Ok(None),
+            }
+        }
+        let location = self.append_changes(file, log, vec![Change::Cut { len }], true)?;
+        log.cut = Some(len);
+        log.len_logged = len;
+        file.set_len(len);
+        let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
+        drop(log.intents.split_off(&keeps));
+        Ok(Some(location))
+    }
+
+    async fn lengthen(self: &Arc<Self>, file: &Arc<PartFile>, len: u64) -> Result<()> {
+        file.shaping.until(|shaping| (!shaping).then_some(())).await;
+        file.grow(len);
+        let location = self.log_length(file)?;
+        if location > 0 {
+            self.journal.wait_durable(location).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the local bytes of a part be the truth, whatever they are.
+    async fn trust(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        index: u32,
+        locker: &Arc<LockerState>,
+    ) -> Result<()> {
+        loop {
+            self.present(file, index, Some(locker)).await?;
+            if file.header.entry(index).word.get().status() == Status::Zero {
+                return Ok(());
+            }
+            self.open_intents(file, &[index], Some(locker)).await?;
+            self.sync(file).await?;
+            let log = file.log.lock();
+            if log.intents.get(&index).is_some_and(|intent| intent.trusted) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The cut itself; nobody else has what goes.
+    async fn cut(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        len: u64,
+        inside: usize,
+        last: u32,
+        location: u64,
+        mut cutting: Cutting,
+    ) -> Result<()> {
+        self.cut_words(&mut cutting);
+        self.journal.wait_durable(location).await?;
+        self.punch_behind(file, len, inside, last).await?;
+        let location = {
+            let log = &mut *file.log.lock();
+            log.cut = None;
+            self.append_changes(file, log, vec![Change::CutDone], true)?
+        };
+        self.journal.wait_durable(location).await?;
+        drop(cutting);
+        self.evictor.notify_one();
+        Ok(())
+    }
+
+    async fn punch_behind(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        len: u64,
+        inside: usize,
+        last: u32,
+    ) -> Result<()> {
+        let (parts, on) = (Arc::clone(self), Arc::clone(file));
+        let punched = self
+            .io
+            .run(move || {
+                let have = on.disk.stat()?.len;
+                if inside > 0 {
+                    let _latch = parts.latches.step(on.key(last));
+                    let end = on.start_of(last) + u64::from(on.part_bytes);
+                    // Nobody has written there since: the file does not grow during a cut.
+                    on.disk.punch(len, end - len)?;
+                }
+                let behind = on.start_of(last).saturating_add(u64::from(on.part_bytes));
+                let behind = if inside > 0 { behind } else { len };
+                if behind < have {
+                    on.disk.punch(behind, have - behind)?;
+                }
+                on.disk.sync_data()
+            })
+            .await
+            .and_then(|punched| punched);
+        if let Err(error) = &punched {
+            self.fail(file, error);
+        }
+        punched.map_err(|error| Error::StoreFailed(error.to_string()))
+    }
+
+    /// Takes all parts of a file from `first` on for its caller alone.
+    async fn take_all(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        first: u32,
+        locker: &Arc<LockerState>,
+    ) -> Result<Cutting> {
+        loop {
+            let ours = file
+                .shaping
+                .change(|shaping| !std::mem::replace(shaping, true));
+            if ours {
+                break;
+            }
+            file.shaping.until(|shaping| (!shaping).then_some(())).await;
+        }
+        let mut cutting = Cutting {
+            parts: Arc::clone(self),
+            file: Arc::clone(file),
+            locker: Arc::clone(locker),
+            held: Vec::new(),
+            done: false,
+        };
+        if file.is_dropped() {
+            return Err(file.deleted(first));
+        }
+        // Said before looking: who takes a part from here on looks again when he has it.
+        file.cut_from(u64::from(first));
+        let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
+        let used: Vec<u32> = file
+            .header
+            .used_from(first)
+            .map(|(index, _)| index)
+            .collect();
+        for index in used {
+            let word = &file.header.entry(index).word;
+            // Nobody has it, nobody waits for it.
+            if word.change(|word| word.lock(Want::Sole, false)).is_ok() {
+                cutting.held.push((index, None));
+                continue;
+            }
+            let (part, key) = (file.part(index), file.key(index));
+            let place = self
+                .locks
+                .lock(&words, part, key, Want::Sole, locker)
+                .await?;
+            cutting.held.push((index, Some(place)));
+        }
+        Ok(cutting)
+    }
+
+    /// Nothing is left of these parts: images, loads, captures, room.
+    fn cut_words(&self, cutting: &mut Cutting) {
+        let file = &cutting.file;
+        let each: Vec<u32> = cutting.held.iter().map(|(index, _)| *index).collect();
+        for index in each {
+            let key = file.key(index);
+            let _latch = self.latches.step(key);
+            let load = file.loads.lock().remove(&index);
+            file.captures.lock().remove(&index);
+            file.unsynced.lock().parts.remove(&index);
+            let entry = file.header.entry(index);
+            entry.set_address(None);
+            entry.word.make(|word| word.cut());
+            if let Some(load) = load {
+                load.void(file.deleted(index));
+            }
+            self.flusher.healed(key);
+            self.resident.remove(key);
+        }
+        file.moved();
+        cutting.done = true;
+    }
+}
+
+/// A pin that does not borrow.
+struct OwnedPin {
+    parts: Arc<Parts>,
+    file: Arc<PartFile>,
+    index: u32,
+}
+
+impl OwnedPin {
+    /// Pins a part that is not being cut off.
+    fn new(parts: &Arc<Parts>, file: &Arc<PartFile>, index: u32) -> Option<Self> {
+        let word = &file.header.entry(index).word;
+        parts.locks.try_pin(word).map(|_| Self {
+            parts: Arc::clone(parts),
+            file: Arc::clone(file),
+            index,
+        })
+    }
+}
+
+impl Drop for OwnedPin {
+    fn drop(&mut self) {
+        let word = &self.file.header.entry(self.index).word;
+        let pin = Want::Mode(super::state::Mode::Pin);
+        self.parts
+            .locks
+            .release(word, self.file.key(self.index), pin);
+    }
+}
+
+/// A name that nobody else takes meanwhile.
+pub(crate) struct Reserved {
+    pub parts: Arc<Parts>,
+    pub id: FileId,
+    pub no: u32,
+    pub filled: bool,
+}
+
+impl Reserved {
+    fn fill(mut self, made: Made) -> Arc<PartFile> {
+        self.filled = true;
+        let file = Arc::new(PartFile::new(made));
+        self.parts.insert(&file);
+        file
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.parts.unreserve(self.id);
+        }
+    }
+}
+
+/// As many files as there may be.
+pub(crate) fn too_many(current: u64, max: u64) -> Error {
+    Error::QueueFull {
+        limit: Limit::Files,
+        current,
+        max,
+        retry_after: std::time::Duration::from_secs(1),
+    }
+}

@@ -1,0 +1,335 @@
+//! Opening: what is true of every file, by the journal, and what its local bytes are worth.
+//!
+//! Owns: the order of it. Does not own: records (`replay.rs`), snapshots.
+//!
+//! 1. The journal decides. A part with an open, trusted intent: its local bytes. Any other: its
+//!    entry; local bytes count only if they are the image (looked at when the part is first used),
+//!    and where there is no image the part is zeros, here as well.
+//! 2. Nothing that a crash left in a local file can be read: what is behind the end, of a part
+//!    that is zeros, or in the range of a cut, is punched, and synced, before the store opens.
+//! 3. After a failed fsync the file is copied as it reads, the copy synced and put in its place:
+//!    then what it reads as is what is on the disk.
+//! 4. It asks nothing of S3.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::journal::fs::{Fs, OpenMode};
+use crate::journal::{Append, Recovered, RecoveredOwner};
+
+use super::Parts;
+use super::file::{Intent, Made, PartFile};
+use super::id::FileId;
+use super::record::{
+    Change, EpochRecord, FileRecord, HeaderRecord, LengthNote, SnapshotNote, decode, kind, slot,
+};
+use super::replay::Replayed;
+use super::state::Status;
+
+/// Bytes copied at a time.
+const COPY: usize = 1024 * 1024;
+
+/// What the journal has for the part store.
+#[derive(Debug, Default)]
+pub(crate) struct Found<'a> {
+    files: Vec<&'a RecoveredOwner>,
+    headers: BTreeMap<u64, Vec<(u64, HeaderRecord)>>,
+    pub epochs: Vec<EpochRecord>,
+}
+
+impl<'a> Found<'a> {
+    pub(crate) fn new(recovered: &'a Recovered) -> Result<Self> {
+        let unreadable = |owner: &RecoveredOwner| {
+            Error::Damaged(format!(
+                "record {} of kind {} cannot be read by this release",
+                owner.location, owner.kind
+            ))
+        };
+        let mut found = Self::default();
+        for owner in &recovered.owners {
+            match owner.kind {
+                kind::FILE => found.files.push(owner),
+                kind::HEADER => {
+                    let record: HeaderRecord =
+                        decode(&owner.head).ok_or_else(|| unreadable(owner))?;
+                    let of = found.headers.entry(record.file).or_default();
+                    of.push((owner.location, record));
+                }
+                kind::EPOCH => {
+                    let epoch = decode(&owner.head).ok_or_else(|| unreadable(owner))?;
+                    found.epochs.push(epoch);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a directory has records of a part store.
+pub(crate) fn is_part_store(recovered: &Recovered) -> bool {
+    recovered
+        .owners
+        .iter()
+        .any(|owner| kind::is_parts(owner.kind))
+}
+
+fn note<'a>(owner: &'a RecoveredOwner, slot: u8) -> Option<(u64, &'a [u8])> {
+    let note = owner.notes.iter().find(|note| note.slot == slot)?;
+    (!note.head.is_empty()).then_some((note.location, &note.head[..]))
+}
+
+impl Parts {
+    /// Recovers all files. Blocks on the disk.
+    pub(crate) fn recover(self: &Arc<Self>, found: Found<'_>) -> Result<()> {
+        let io = |path: &Path, error: &io::Error| Error::directory(path, error);
+        for dir in [self.parts_dir(), self.headers_dir()] {
+            self.fs.create_dir_all(&dir).map_err(|e| io(&dir, &e))?;
+        }
+        self.fs.sync_dir(&self.dir).map_err(|e| io(&self.dir, &e))?;
+        let Found {
+            files, mut headers, ..
+        } = found;
+        let mut named = Vec::new();
+        for owner in files {
+            let records = headers.remove(&owner.location).unwrap_or_default();
+            let file = self.recover_file(owner, records)?;
+            named.extend(file.path.file_name().map(ToOwned::to_owned));
+            let snapshot = self.snapshot_path(&file, file.log.lock().snapshot);
+            named.extend(snapshot.file_name().map(ToOwned::to_owned));
+            self.insert(&file);
+        }
+        // Of files that were dropped.
+        for (_, records) in headers {
+            let locations: Vec<u64> = records.iter().map(|(location, _)| *location).collect();
+            self.end_records(&locations);
+        }
+        for dir in [self.parts_dir(), self.headers_dir()] {
+            for name in self.fs.read_dir(&dir).map_err(|e| io(&dir, &e))? {
+                if !named.contains(&name) {
+                    let path = dir.join(name);
+                    self.fs.unlink(&path).map_err(|e| io(&path, &e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_file(
+        self: &Arc<Self>,
+        owner: &RecoveredOwner,
+        mut records: Vec<(u64, HeaderRecord)>,
+    ) -> Result<Arc<PartFile>> {
+        let Some(record) = decode::<FileRecord>(&owner.head) else {
+            let text = format!("record {} of a file cannot be read", owner.location);
+            return Err(Error::Damaged(text));
+        };
+        let id = FileId(record.id);
+        let path = self.path_of(id, record.token);
+        let failed = note(owner, slot::FAILED).is_some();
+        let disk = self.open_disk(&path, failed);
+        let disk = disk.map_err(|error| Error::directory(&path, &error))?;
+        let file = Arc::new(PartFile::new(Made {
+            no: self.next_no(),
+            id,
+            incarnation: owner.location,
+            part_bytes: record.part_bytes,
+            path,
+            disk,
+        }));
+        let mut replayed = Replayed::default();
+        let mut upto = 0;
+        if let Some((_, head)) = note(owner, slot::SNAPSHOT) {
+            let Some(note) = decode::<SnapshotNote>(head) else {
+                return Err(Error::Damaged(format!("file {id}: which snapshot counts")));
+            };
+            let path = self.snapshot_path(&file, note.number);
+            let bytes = read_whole(&*self.fs, &path);
+            let bytes = bytes.map_err(|error| Error::directory(&path, &error))?;
+            let snapshot = file.read_snapshot(&path, &bytes)?;
+            upto = snapshot.upto;
+            replayed = Replayed {
+                len: snapshot.len,
+                intents: snapshot.intents.into_iter().collect(),
+                cut: snapshot.cut,
+            };
+            file.log.lock().snapshot = note.number;
+        }
+        let length = note(owner, slot::LENGTH)
+            .and_then(|(location, head)| Some((location, decode::<LengthNote>(head)?)));
+        records.sort_unstable_by_key(|(location, _)| *location);
+        let (over, records): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(location, _)| *location <= upto);
+        let over: Vec<u64> = over.into_iter().map(|(location, _)| location).collect();
+        self.end_records(&over);
+        // A length that was put on record before a cut is not what counts after it.
+        let mut length = length.filter(|(at, _)| *at > upto);
+        for (location, record) in &records {
+            if let Some((at, note)) = &length
+                && at < location
+            {
+                replayed.len = replayed.len.max(note.len);
+                length = None;
+            }
+            for change in &record.changes {
+                replayed.apply(&file, *change);
+            }
+        }
+        if let Some((_, note)) = length {
+            replayed.len = replayed.len.max(note.len);
+        }
+        {
+            let mut log = file.log.lock();
+            log.changes = records.iter().map(|(_, record)| record.changes.len()).sum();
+            log.records = records.iter().map(|(location, _)| *location).collect();
+            log.len_logged = replayed.len;
+        }
+        file.set_len(replayed.len);
+        // Of writes behind the length that was on record: nobody was told that they are safe.
+        let behind = u32::try_from(file.parts_of(replayed.len)).unwrap_or(u32::MAX);
+        replayed.intents.split_off(&behind);
+        for (_, entry) in file.header.used_from(behind) {
+            entry.set_address(None);
+            entry.word.set(|word| word.with_status(Status::Zero));
+        }
+        self.settle_bytes(&file, replayed)
+            .map_err(|error| Error::directory(&file.path, &error))??;
+        if failed {
+            let healed = Append::note(kind::NOTE, file.incarnation, slot::FAILED, Vec::new());
+            self.journal.append(healed)?;
+        }
+        Ok(file)
+    }
+
+    /// Opens a local file; after a failed fsync, a copy of it that is known to be on the disk.
+    fn open_disk(
+        &self,
+        path: &Path,
+        failed: bool,
+    ) -> io::Result<Box<dyn crate::journal::fs::FsFile>> {
+        let fs = &*self.fs;
+        if failed {
+            let old = fs.open(path, OpenMode::Read)?;
+            let beside = path.with_extension("copy");
+            match fs.unlink(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let new = fs.open(&beside, OpenMode::CreateNew)?;
+            for (from, len) in old.data_ranges()? {
+                let mut at = from;
+                while at < from + len {
+                    let run = usize::try_from(from + len - at).map_or(COPY, |n| n.min(COPY));
+                    let mut bytes = vec![0; run];
+                    old.read_exact_at(&mut bytes, at)?;
+                    new.write_all_at(&bytes, at)?;
+                    at += run as u64;
+                }
+            }
+            new.sync_all()?;
+            fs.rename(&beside, path)?;
+            fs.sync_dir(&self.parts_dir())?;
+        }
+        match fs.open(path, OpenMode::ReadWrite) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Its name was synced before its record: somebody has removed it. What it had
+                // and S3 does not is lost; that is said, and the rest goes on.
+                tracing::error!(path = %path.display(), "a local file is gone");
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    /// Has the local bytes agree with the records.
+    fn settle_bytes(
+        self: &Arc<Self>,
+        file: &Arc<PartFile>,
+        replayed: Replayed,
+    ) -> io::Result<Result<()>> {
+        let each = u64::from(file.part_bytes);
+        let len = replayed.len;
+        let mut punched = false;
+        let mut have = Vec::new();
+        for (from, run) in file.disk.data_ranges()? {
+            let end = from + run;
+            if end > len {
+                // Behind the end, or in the range of a cut.
+                file.disk.punch(from.max(len), end - from.max(len))?;
+                punched = true;
+            }
+            let mut part = from / each;
+            while part * each < end.min(len) {
+                if have.last() != Some(&part) {
+                    have.push(part);
+                }
+                part += 1;
+            }
+        }
+        let mut changes = Vec::new();
+        for part in have {
+            let Ok(index) = u32::try_from(part) else {
+                continue;
+            };
+            if replayed.intents.get(&index) == Some(&true) {
+                continue;
+            }
+            let entry = file.header.entry(index);
+            if entry.address().is_some() {
+                let frame = self.cache.force(each);
+                self.resident.add_leftover(file, index, frame);
+            } else {
+                file.disk.punch(file.start_of(index), each)?;
+                punched = true;
+            }
+        }
+        if punched || replayed.cut.is_some() {
+            file.disk.sync_data()?;
+        }
+        let mut log = file.log.lock();
+        for (index, trusted) in &replayed.intents {
+            if !*trusted {
+                // The entry counts; what was written was never synced.
+                changes.push(Change::IntentEnded { index: *index });
+                continue;
+            }
+            let word = &file.header.entry(*index).word;
+            word.set(|word| {
+                let word = word.with_status(Status::Zero);
+                word.open_intent()
+                    .and_then(super::state::Word::filled)
+                    .unwrap_or(word)
+            });
+            self.resident.add(file, *index, self.cache.force(each));
+            file.is_unsynced(*index);
+            self.flusher.dirty(file, *index);
+            let intent = Intent {
+                location: 0,
+                trusted: true,
+                _room: self.dirty.force(each),
+            };
+            log.intents.insert(*index, intent);
+        }
+        if replayed.cut.is_some() {
+            changes.push(Change::CutDone);
+        }
+        if !changes.is_empty()
+            && let Err(error) = self.append_changes(file, &mut log, changes, true)
+        {
+            return Ok(Err(error));
+        }
+        Ok(Ok(()))
+    }
+}
+
+fn read_whole(fs: &dyn Fs, path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs.open(path, OpenMode::Read)?;
+    let len = usize::try_from(file.stat()?.len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}

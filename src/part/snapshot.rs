@@ -1,0 +1,276 @@
+//! Snapshots: a file's header as of one record, so that the records before it can go.
+//!
+//! Owns: the format (`docs/formats/parts.md`), writing it and reading it. Does not own: when.
+//!
+//! 1. A snapshot is written beside the one that counts, synced, and named; then a note makes it
+//!    the one that counts; only when that is durable do the records go that it has.
+//! 2. It has everything up to one record, and nothing after: it is copied under the log's lock.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::journal::fs::{Fs, OpenMode};
+use crate::journal::{Append, Location};
+
+use super::Parts;
+use super::file::PartFile;
+use super::header::{Address, PAGE, crc32c};
+use super::record::{SnapshotNote, decode, encode, kind, slot};
+use super::state::Status;
+
+const MAGIC: &[u8; 8] = b"S3WBHDR\0";
+const VERSION: u32 = 1;
+/// The oldest release that can read what this one writes.
+const MIN_READER: u32 = 1;
+const ENTRY_BYTES: usize = 20;
+const PAGE_BYTES: usize = 4 + PAGE as usize / 8 + PAGE as usize * ENTRY_BYTES + 4;
+/// Changes on record beyond which a snapshot is worth it, whatever the file's size.
+const MIN_CHANGES: usize = 4096;
+
+/// What comes before the pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    file: u64,
+    incarnation: u64,
+    part_bytes: u32,
+    len: u64,
+    /// The last record that is in it.
+    upto: u64,
+    cut: Option<u64>,
+    intents: Vec<(u32, bool)>,
+    /// Numbers and names of epochs that entries may have.
+    epochs: Vec<(u32, u64)>,
+    pages: u32,
+}
+
+/// A snapshot as read.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub len: u64,
+    pub upto: Location,
+    pub cut: Option<u64>,
+    pub intents: Vec<(u32, bool)>,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(four.try_into().ok()?))
+}
+
+impl PartFile {
+    /// The header as of the last record, under the log's lock.
+    fn image(&self, log: &super::file::FileLog, epochs: Vec<(u32, u64)>) -> Vec<u8> {
+        let mut pages = Vec::new();
+        let mut count = 0;
+        for (first, entries) in self.header.pages() {
+            if entries.iter().all(|entry| entry.address().is_none()) {
+                continue;
+            }
+            count += 1;
+            let from = pages.len();
+            pages.extend_from_slice(&first.to_le_bytes());
+            // The bit of each entry: whether the last committed checkpoint names another.
+            for eight in entries.chunks(8) {
+                let bits = eight
+                    .iter()
+                    .zip(0..)
+                    .map(|(entry, bit)| u8::from(entry.word.get().differs()) << bit);
+                pages.push(bits.fold(0, |all, bit| all | bit));
+            }
+            for entry in entries {
+                let a = entry.address();
+                let words = a.map_or([0; 5], |a| [a.epoch, a.sequence, a.offset, a.len, a.crc]);
+                for word in words {
+                    pages.extend_from_slice(&word.to_le_bytes());
+                }
+            }
+            let crc = crc32c(&pages[from..]);
+            pages.extend_from_slice(&crc.to_le_bytes());
+        }
+        let head = encode(&Head {
+            file: self.id.0,
+            incarnation: self.incarnation,
+            part_bytes: self.part_bytes,
+            len: log.len_logged,
+            upto: log.records.last().copied().unwrap_or(0),
+            cut: log.cut,
+            intents: log
+                .intents
+                .iter()
+                .map(|(index, i)| (*index, i.trusted))
+                .collect(),
+            epochs,
+            pages: count,
+        });
+        let mut bytes = Vec::with_capacity(32 + head.len() + pages.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&MIN_READER.to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&crc32c(&head).to_le_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&pages);
+        bytes
+    }
+
+    /// Fills the header from a snapshot.
+    pub(crate) fn read_snapshot(&self, path: &Path, bytes: &[u8]) -> Result<Snapshot> {
+        let bad = |what: &str| Error::Damaged(format!("{}: {what}", path.display()));
+        if bytes.get(..8) != Some(MAGIC) {
+            return Err(bad("is no header snapshot"));
+        }
+        let word = |at| u32_at(bytes, at).ok_or_else(|| bad("is cut off"));
+        let (version, min_reader) = (word(8)?, word(12)?);
+        if min_reader > VERSION {
+            return Err(Error::Version {
+                path: path.to_owned(),
+                found: version,
+                oldest: MIN_READER,
+                newest: VERSION,
+            });
+        }
+        let head_len = word(16)? as usize;
+        let head = bytes
+            .get(24..24 + head_len)
+            .ok_or_else(|| bad("is cut off"))?;
+        if crc32c(head) != word(20)? {
+            return Err(bad("its head has a wrong checksum"));
+        }
+        let head: Head = decode(head).ok_or_else(|| bad("its head cannot be read"))?;
+        if head.incarnation != self.incarnation || head.part_bytes != self.part_bytes {
+            return Err(bad("is another file's"));
+        }
+        let pages = &bytes[24 + head_len..];
+        if pages.len() != head.pages as usize * PAGE_BYTES {
+            return Err(bad("has a wrong length"));
+        }
+        for page in pages.chunks_exact(PAGE_BYTES) {
+            let (body, crc) = page.split_at(PAGE_BYTES - 4);
+            if u32_at(crc, 0) != Some(crc32c(body)) {
+                return Err(bad("a page has a wrong checksum"));
+            }
+            let first = u32_at(body, 0).ok_or_else(|| bad("is cut off"))?;
+            let (bits, entries) = body[4..].split_at(PAGE as usize / 8);
+            for (index, raw) in (first..).zip(entries.chunks_exact(ENTRY_BYTES)) {
+                let field = |at: usize| u32_at(raw, at * 4).unwrap_or(0);
+                if field(0) == 0 {
+                    continue;
+                }
+                let entry = self.header.entry(index);
+                entry.set_address(Some(Address {
+                    epoch: field(0),
+                    sequence: field(1),
+                    offset: field(2),
+                    len: field(3),
+                    crc: field(4),
+                }));
+                let at = (index % PAGE) as usize;
+                let differs = bits[at / 8] >> (at % 8) & 1 == 1;
+                entry
+                    .word
+                    .set(|word| word.with_status(Status::NotLoaded).with_differs(differs));
+            }
+        }
+        Ok(Snapshot {
+            len: head.len,
+            upto: head.upto,
+            cut: head.cut,
+            intents: head.intents,
+        })
+    }
+}
+
+/// Writes a file whole, under its final name only when it is durable.
+fn write_durably(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    match fs.unlink(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = fs.open(&beside, OpenMode::CreateNew)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    fs.rename(&beside, path)?;
+    path.parent().map_or(Ok(()), |dir| fs.sync_dir(dir))
+}
+
+impl Parts {
+    pub(crate) fn snapshot_path(&self, file: &PartFile, number: u64) -> PathBuf {
+        self.headers_dir()
+            .join(format!("{:016x}-{number:08x}", file.incarnation))
+    }
+
+    /// Writes a snapshot of a file's header, if its records have become many.
+    pub(crate) fn snapshot_if_due(self: &Arc<Self>, file: &Arc<PartFile>) {
+        {
+            let mut log = file.log.lock();
+            let entries = file.header.pages().count() * PAGE as usize;
+            let due = log.changes >= MIN_CHANGES.max(entries / 4);
+            if !due || std::mem::replace(&mut log.snapshotting, true) {
+                return;
+            }
+        }
+        let (parts, file) = (Arc::clone(self), Arc::clone(file));
+        self.spawn(async move {
+            if let Err(error) = parts.snapshot(&file).await {
+                tracing::warn!(file = %file.id, %error, "no snapshot of the header");
+            }
+            file.log.lock().snapshotting = false;
+        });
+    }
+
+    /// Writes a snapshot, and has it count.
+    pub(crate) async fn snapshot(self: &Arc<Self>, file: &Arc<PartFile>) -> Result<()> {
+        let (bytes, upto, number, records, changes) = {
+            let log = &mut *file.log.lock();
+            log.snapshot += 1;
+            let upto = log.records.last().copied().unwrap_or(0);
+            let bytes = file.image(log, self.epochs.table());
+            (bytes, upto, log.snapshot, log.records.clone(), log.changes)
+        };
+        // It says nothing that the journal does not.
+        if upto > 0 {
+            self.journal.wait_durable(upto).await?;
+        }
+        let path = self.snapshot_path(file, number);
+        let (fs, to) = (Arc::clone(&self.fs), path.clone());
+        self.io
+            .run(move || write_durably(&*fs, &to, &bytes))
+            .await
+            .and_then(|written| written)
+            .map_err(|error| Error::directory(&path, &error))?;
+        if file.is_dropped() {
+            return Ok(());
+        }
+        let head = encode(&SnapshotNote { number, upto });
+        let note = Append::note(kind::NOTE, file.incarnation, slot::SNAPSHOT, head);
+        let noted = self.journal.append(note)?;
+        self.journal.wait_durable(noted).await?;
+        {
+            let log = &mut *file.log.lock();
+            log.records.retain(|location| *location > upto);
+            log.changes = log.changes.saturating_sub(changes);
+        }
+        self.end_records(&records);
+        let (fs, old) = (Arc::clone(&self.fs), self.snapshot_path(file, number - 1));
+        let removed = self.io.run(move || fs.unlink(&old)).await;
+        // There may be none; what stays is removed at the next open.
+        drop(removed);
+        Ok(())
+    }
+
+    /// Records that say nothing any more.
+    pub(crate) fn end_records(&self, records: &[Location]) {
+        for location in records {
+            let end = Append::end(kind::END, *location, bytes::Bytes::new());
+            if let Err(error) = self.journal.append(end.unsynced()) {
+                tracing::debug!(%error, "a record that is over stays");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Guards: what holds a part, and what may be done through it.
+//!
+//! Owns: that a lock is given back when its guard is dropped. Decides nothing.
+//!
+//! A guard that is forgotten keeps its part here and its lock held; captures, and so uploads and
+//! checkpoints, take latches only and go on.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::op::Operation;
+use crate::part::access::Piece;
+use crate::part::id::PartId;
+use crate::part::locker::Place;
+use crate::part::state::{Mode, Want};
+
+use super::file::File;
+use super::{Locker, PartStore};
+
+/// Borrowed, or kept.
+#[derive(Debug)]
+enum Ref<'a, T> {
+    Borrowed(&'a T),
+    Kept(T),
+}
+
+impl<T> std::ops::Deref for Ref<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        match self {
+            Self::Borrowed(it) => it,
+            Self::Kept(it) => it,
+        }
+    }
+}
+
+/// A part lock. Dropped, it is given back.
+#[derive(Debug)]
+#[must_use = "dropped, a guard gives its lock back"]
+pub struct Guard<'a> {
+    file: Ref<'a, File>,
+    locker: Ref<'a, Locker>,
+    index: u32,
+    mode: Mode,
+    place: Option<Place>,
+}
+
+impl Drop for Guard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+            let word = &file.header.entry(self.index).word;
+            let (key, want) = (file.key(self.index), Want::Mode(self.mode));
+            parts
+                .locks
+                .unlock(word, key, want, &self.locker.state, place);
+        }
+    }
+}
+
+impl<'a> Guard<'a> {
+    #[inline]
+    pub(super) fn new(
+        file: &'a File,
+        locker: &'a Locker,
+        index: u32,
+        mode: Mode,
+        place: Place,
+    ) -> Self {
+        Self {
+            file: Ref::Borrowed(file),
+            locker: Ref::Borrowed(locker),
+            index,
+            mode,
+            place: Some(place),
+        }
+    }
+
+    /// The part.
+    #[must_use]
+    pub fn part(&self) -> PartId {
+        self.file.inner.file.part(self.index)
+    }
+
+    /// The mode.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The same guard, borrowing nothing.
+    pub fn into_owned(mut self) -> Guard<'static> {
+        Guard {
+            file: Ref::Kept((*self.file).clone()),
+            locker: Ref::Kept((*self.locker).clone()),
+            index: self.index,
+            mode: self.mode,
+            place: self.place.take(),
+        }
+    }
+
+    fn in_the_way(&self) -> Error {
+        let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+        parts
+            .in_the_way(file, self.index)
+            .unwrap_or(Error::WouldWait("the local disk"))
+    }
+
+    /// Fills `buffer` from byte `at` of the part on. In mode `Pin` others may be writing.
+    ///
+    /// # Errors
+    /// [`Error::PastEnd`], [`Error::Directory`], [`Error::ShuttingDown`].
+    pub fn read_at<'b>(&'b self, buffer: &'b mut [u8], at: usize) -> Operation<'b, ()> {
+        let inner = &self.file.inner;
+        let locker = &self.locker.state;
+        let work = async move {
+            inner.parts.locks.admits(Some(locker), false)?;
+            check_within(inner.file.part_bytes, at, buffer.len())
+                .ok_or_else(|| self.past(at, buffer.len()))?;
+            let (parts, file) = (&inner.parts, &inner.file);
+            parts
+                .read_held(file, self.index, at, buffer, Some(locker))
+                .await
+        };
+        self.file.op(work, move || self.in_the_way())
+    }
+
+    /// Writes `bytes` from byte `at` of the part on, in one step. It may wait for room for what is
+    /// dirty and for the intent, never for a lock; the file grows where they end behind it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] in mode `Shared`; [`Error::PastEnd`] behind the part;
+    /// [`Error::DiskFull`], [`Error::StoreFailed`], [`Error::JournalFailed`],
+    /// [`Error::ShuttingDown`], [`Error::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// Nothing has been written before it is done.
+    pub fn write_at<'b>(&'b self, bytes: &'b [u8], at: usize) -> Operation<'b, ()> {
+        let inner = &self.file.inner;
+        let work = async move {
+            check_mode(self.mode)?;
+            check_within(inner.file.part_bytes, at, bytes.len())
+                .ok_or_else(|| self.past(at, bytes.len()))?;
+            let piece = Piece::new(&inner.file, self.index, at, bytes);
+            let locker = Some(&self.locker.state);
+            inner.parts.write_held(&mut [piece], locker).await
+        };
+        self.file.op(work, move || self.in_the_way())
+    }
+
+    fn past(&self, at: usize, len: usize) -> Error {
+        let file = &self.file.inner.file;
+        file.past_end(file.start_of(self.index) + at as u64, len as u64)
+    }
+}
+
+fn check_within(part_bytes: u32, at: usize, len: usize) -> Option<()> {
+    let end = at.checked_add(len)?;
+    (end <= part_bytes as usize).then_some(())
+}
+
+fn check_mode(mode: Mode) -> Result<()> {
+    if mode == Mode::Shared {
+        return Err(Error::InvalidInput {
+            what: "mode of a guard that is written through",
+            value: mode.to_string(),
+            limit: "Exclusive, or Pin where the engine orders its own writes".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// A lock that is held while the part is on its way.
+#[derive(Debug)]
+pub(super) struct Held(Guard<'static>);
+
+impl Held {
+    pub(super) fn new(file: &File, locker: &Locker, index: u32, mode: Mode, place: Place) -> Self {
+        Self(Guard {
+            file: Ref::Kept(file.clone()),
+            locker: Ref::Kept(locker.clone()),
+            index,
+            mode,
+            place: Some(place),
+        })
+    }
+
+    pub(super) fn into_guard(self) -> Guard<'static> {
+        self.0
+    }
+}
+
+/// Several parts, locked together; dropped, all of them are given back.
+#[derive(Debug)]
+#[must_use = "dropped, guards give their locks back"]
+pub struct GuardSet {
+    store: PartStore,
+    locker: Locker,
+    mode: Mode,
+    guards: Vec<Guard<'static>>,
+}
+
+impl GuardSet {
+    /// The parts, in order.
+    #[must_use]
+    pub fn parts(&self) -> Vec<PartId> {
+        self.guards.iter().map(Guard::part).collect()
+    }
+
+    /// One of the guards.
+    #[must_use]
+    pub fn guard(&self, part: PartId) -> Option<&Guard<'static>> {
+        self.guards.iter().find(|guard| guard.part() == part)
+    }
+
+    /// Writes (part, first byte within it, bytes) in one step.
+    ///
+    /// # Errors
+    /// As [`Guard::write_at`]; [`Error::InvalidInput`] for a part that is not in the set, one that
+    /// is named twice, or more than `max_step_bytes`. Nothing has been written then.
+    ///
+    /// # Cancel safety
+    /// Nothing has been written before it is done.
+    pub fn write<'b>(&'b self, pieces: &'b [(PartId, usize, &'b [u8])]) -> Operation<'b, ()> {
+        let work = async move {
+            check_mode(self.mode)?;
+            let total: u64 = pieces.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
+            let most = self.store.parts.config.max_step_bytes;
+            if total > most {
+                return Err(Error::InvalidInput {
+                    what: "step",
+                    value: format!("{total} bytes"),
+                    limit: format!("max_step_bytes = {most}"),
+                });
+            }
+            let mut ready = Vec::with_capacity(pieces.len());
+            for (at_piece, (part, at, bytes)) in pieces.iter().enumerate() {
+                let twice = pieces[..at_piece].iter().any(|(other, _, _)| other == part);
+                let guard =
+                    self.guard(*part)
+                        .filter(|_| !twice)
+                        .ok_or_else(|| Error::InvalidInput {
+                            what: "part of a step",
+                            value: part.to_string(),
+                            limit: "one of the set's, and each once".to_owned(),
+                        })?;
+                let file = &guard.file.inner.file;
+                check_within(file.part_bytes, *at, bytes.len())
+                    .ok_or_else(|| guard.past(*at, bytes.len()))?;
+                ready.push(Piece::new(file, part.index, *at, bytes));
+            }
+            let locker = Some(&self.locker.state);
+            self.store.parts.write_held(&mut ready, locker).await
+        };
+        let parts = &self.store.parts;
+        Operation::new(
+            self.store.queue.driver(),
+            parts.config.io_deadline,
+            work,
+            || Error::WouldWait("room for what is dirty, or the local disk"),
+        )
+    }
+}
+
+/// Locks several parts, in order.
+pub(super) async fn lock_many(
+    store: &PartStore,
+    mut parts: Vec<PartId>,
+    mode: Mode,
+    locker: &Locker,
+) -> Result<GuardSet> {
+    parts.sort_unstable();
+    if let Some(twice) = parts.windows(2).find(|two| two[0] == two[1]) {
+        return Err(Error::InvalidInput {
+            what: "part",
+            value: twice[0].to_string(),
+            limit: "each part once".to_owned(),
+        });
+    }
+    let mut files: Vec<File> = Vec::new();
+    let mut missing = 0;
+    for part in &parts {
+        let file = store.file(part.file)?;
+        file.inner.file.check(part.index)?;
+        let key = file.inner.file.key(part.index);
+        if let Some(held) = locker.state.holds(key) {
+            let mode = match held.want {
+                Want::Mode(mode) => Some(mode),
+                Want::Sole => None,
+            };
+            return Err(Error::AlreadyHeld {
+                part: *part,
+                locker: locker.name().to_owned(),
+                mode,
+            });
+        }
+        if store.parts.needs_load(&file.inner.file, part.index) {
+            missing += u64::from(file.part_bytes());
+        }
+        files.push(file);
+    }
+    let by = Some(&locker.state);
+    let inner = Arc::clone(&store.parts);
+    // Room before the first lock: nobody waits for room with a part of this set held.
+    let mut room = match missing {
+        0 => None,
+        bytes => Some(inner.cache.take(bytes, by, || inner.needs_room()).await?),
+    };
+    let mut guards = Vec::with_capacity(parts.len());
+    for (part, file) in parts.iter().zip(&files) {
+        let held = Held::get(file, locker, part.index, mode, None, room.as_mut()).await?;
+        guards.push(held.into_guard());
+    }
+    Ok(GuardSet {
+        store: store.clone(),
+        locker: locker.clone(),
+        mode,
+        guards,
+    })
+}

@@ -1,0 +1,234 @@
+//! The lock operation: granted at once without an allocation, else waited for.
+//!
+//! Owns: the forms of waiting for a lock, as [`Operation`](crate::op::Operation) has them for
+//! everything else. Decides nothing.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::op::{Operation, Waiting};
+use crate::part::lock::Refusal;
+use crate::part::state::{Mode, Status};
+
+use super::Locker;
+use super::file::File;
+use super::guard::{Guard, Held};
+
+/// A lock that has not been asked for: choose how to wait for it, as with an
+/// [`Op`](crate::Op).
+#[derive(Debug)]
+#[must_use = "a lock is not asked for until it is awaited or waited for"]
+pub struct Lock<'a> {
+    file: &'a File,
+    index: u32,
+    mode: Mode,
+    locker: &'a Locker,
+    deadline: Option<Duration>,
+}
+
+/// What came of asking once.
+enum Asked<'a> {
+    Granted(Guard<'a>),
+    /// Locked, and not here yet.
+    NotHere(Held),
+    Busy,
+}
+
+impl<'a> Lock<'a> {
+    pub(super) fn new(file: &'a File, index: u32, mode: Mode, locker: &'a Locker) -> Self {
+        Self {
+            file,
+            index,
+            mode,
+            locker,
+            deadline: None,
+        }
+    }
+
+    /// The same lock with another deadline. Default: the store's `op_deadline`.
+    pub fn within(self, deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..self
+        }
+    }
+
+    #[inline]
+    fn ask(&self) -> Result<Asked<'a>> {
+        let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+        file.check(self.index)?;
+        let word = &file.header.entry(self.index).word;
+        let key = file.key(self.index);
+        match parts
+            .locks
+            .try_lock(word, key, self.mode, &self.locker.state)
+        {
+            Ok((place, now)) => {
+                let here = matches!(now.status(), Status::Loaded | Status::Zero);
+                // It may have been cut off between the look and the lock.
+                if here
+                    && u64::from(self.index) < file.cutting_from()
+                    && file.check(self.index).is_ok()
+                {
+                    return Ok(Asked::Granted(Guard::new(
+                        self.file,
+                        self.locker,
+                        self.index,
+                        self.mode,
+                        place,
+                    )));
+                }
+                let held = Held::new(self.file, self.locker, self.index, self.mode, place);
+                Ok(Asked::NotHere(held))
+            }
+            Err(Refusal::Busy) => Ok(Asked::Busy),
+            Err(Refusal::Error(error)) => Err(error),
+        }
+    }
+
+    /// The rest of the way, where the first look was not enough.
+    fn slow(&self, held: Option<Held>) -> Operation<'a, Guard<'a>> {
+        let (file, locker, index, mode) = (self.file, self.locker, self.index, self.mode);
+        let parts = &file.inner.parts;
+        let deadline = self.deadline.unwrap_or(parts.config.queue.op_deadline);
+        let work = async move {
+            let held = Held::get(file, locker, index, mode, held, None).await?;
+            Ok(held.into_guard())
+        };
+        let why = move || {
+            let (parts, file) = (&file.inner.parts, &file.inner.file);
+            let held_by_us = locker.state.holds(file.key(index)).is_some();
+            match parts.in_the_way(file, index) {
+                Some(error) if held_by_us => error,
+                _ => parts
+                    .locks
+                    .busy(file.part(index), file.key(index), mode, &locker.state),
+            }
+        };
+        Operation::new(&file.inner.driver, deadline, work, why)
+    }
+
+    /// Blocks the calling thread until it has the lock or the deadline has passed.
+    ///
+    /// # Errors
+    /// As [`File::lock`]; [`Error::WouldBlockRuntime`] where it would have to wait on a thread of
+    /// the runtime that drives the store.
+    pub fn wait(self) -> Result<Guard<'a>> {
+        match self.ask()? {
+            Asked::Granted(guard) => Ok(guard),
+            Asked::NotHere(held) => self.slow(Some(held)).wait(),
+            Asked::Busy => self.slow(None).wait(),
+        }
+    }
+
+    /// Takes the lock at once, or says why it is not to be had at once.
+    ///
+    /// # Errors
+    /// As [`File::lock`]; [`Error::Locked`], [`Error::Loading`] or [`Error::NoRoom`] with what is
+    /// in the way.
+    #[inline]
+    pub fn now(self) -> Result<Guard<'a>> {
+        match self.ask()? {
+            Asked::Granted(guard) => Ok(guard),
+            Asked::NotHere(held) => self.slow(Some(held)).now(),
+            Asked::Busy => {
+                let file = &self.file.inner.file;
+                let (part, key) = (file.part(self.index), file.key(self.index));
+                let locks = &self.file.inner.parts.locks;
+                Err(locks.busy(part, key, self.mode, &self.locker.state))
+            }
+        }
+    }
+}
+
+impl<'a> IntoFuture for Lock<'a> {
+    type Output = Result<Guard<'a>>;
+    type IntoFuture = LockFuture<'a>;
+
+    fn into_future(self) -> LockFuture<'a> {
+        LockFuture(State::Start(self))
+    }
+}
+
+/// The future of a [`Lock`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct LockFuture<'a>(State<'a>);
+
+#[derive(Debug)]
+enum State<'a> {
+    Start(Lock<'a>),
+    Waits(Waiting<'a, Guard<'a>>),
+}
+
+impl<'a> Future for LockFuture<'a> {
+    type Output = Result<Guard<'a>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.0 {
+                State::Start(lock) => {
+                    let held = match lock.ask() {
+                        Err(error) => return Poll::Ready(Err(error)),
+                        Ok(Asked::Granted(guard)) => return Poll::Ready(Ok(guard)),
+                        Ok(Asked::NotHere(held)) => Some(held),
+                        Ok(Asked::Busy) => None,
+                    };
+                    let waits = lock.slow(held).into_future();
+                    this.0 = State::Waits(waits);
+                }
+                State::Waits(waits) => return Pin::new(waits).poll(context),
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Gets a lock, in its turn, and has the part here.
+    pub(super) async fn get(
+        file: &File,
+        locker: &Locker,
+        index: u32,
+        mode: Mode,
+        held: Option<Self>,
+        mut room: Option<&mut crate::part::room::Taken>,
+    ) -> Result<Self> {
+        let (parts, part_file) = (&file.inner.parts, &file.inner.file);
+        let words: Arc<dyn crate::part::wait::Words> = Arc::clone(part_file) as _;
+        let mut held = held;
+        loop {
+            let now = match held.take() {
+                Some(held) => held,
+                None => {
+                    let (part, key) = (part_file.part(index), part_file.key(index));
+                    let want = crate::part::state::Want::Mode(mode);
+                    let place = parts
+                        .locks
+                        .lock(&words, part, key, want, &locker.state)
+                        .await?;
+                    Self::new(file, locker, index, mode, place)
+                }
+            };
+            part_file.check(index)?;
+            if u64::from(index) >= part_file.cutting_from() {
+                // Behind the back of who is cutting it off: he looked before we were there.
+                drop(now);
+                part_file
+                    .shaping
+                    .until(|shaping| (!shaping).then_some(()))
+                    .await;
+                continue;
+            }
+            let by = Some(&locker.state);
+            parts
+                .present_in(part_file, index, by, room.as_deref_mut())
+                .await?;
+            return Ok(now);
+        }
+    }
+}

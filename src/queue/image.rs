@@ -1,0 +1,90 @@
+//! Images: uploads of what a part looked like when it was captured.
+//!
+//! Owns: what such an upload is, and its way through the queue: in back-off the same bytes stay
+//! with it, under the same key, which has one content for ever. Does not own: what was captured
+//! and what becomes of it: a part implements [`ImageSink`]. Images are not journaled: the write
+//! intents of their parts are their record.
+//!
+//! 1. A key is used for one content only, so a lost reply needs no question: the same PUT again
+//!    makes the same object.
+//! 2. Images and tasks take turns.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::remote::{Crc64, RemoteError};
+
+use super::Queue;
+
+/// Who captured an image, and is told what became of it.
+pub(crate) trait ImageSink: Send + Sync + std::fmt::Debug {
+    /// Whether it is still of use.
+    fn is_wanted(&self) -> bool;
+    /// It is in S3, or never will be; called once, with no lock held. Must not block.
+    fn end(self: Arc<Self>, outcome: Result<(), RemoteError>);
+}
+
+/// An image to upload.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub key: Arc<str>,
+    pub body: Bytes,
+    pub checksum: Crc64,
+    pub sink: Arc<dyn ImageSink>,
+    pub failures: u32,
+    pub last_error: Option<String>,
+}
+
+impl Queue {
+    /// Puts an image into line.
+    pub(crate) fn submit_image(&self, image: Image) {
+        let late = {
+            let mut state = self.lock();
+            if state.closed {
+                Some(image)
+            } else {
+                state.images.push(image);
+                None
+            }
+        };
+        if let Some(image) = late {
+            let error = RemoteError::transient("PutObject").with_message("shut down");
+            image.sink.end(Err(error));
+        }
+        self.moved_on();
+    }
+
+    /// An attempt failed in a way that may pass.
+    pub(crate) fn retry_image(&self, mut image: Image, until: Instant, error: &RemoteError) {
+        image.failures = image.failures.saturating_add(1);
+        image.last_error = Some(super::task::cut(error.to_string()));
+        self.lock().images.retry(image, until);
+        self.changed();
+    }
+
+    /// A worker was stopped with it in hand.
+    pub(crate) fn put_back_image(&self, image: Image) {
+        self.lock().images.retry(image, Instant::now());
+        self.changed();
+    }
+
+    pub(crate) fn end_image(&self, image: Image, outcome: Result<(), RemoteError>) {
+        self.lock().images.ended();
+        if outcome.is_ok() {
+            super::Totals::add(&self.totals.images, 1);
+            super::Totals::add(&self.totals.image_bytes, image.body.len() as u64);
+        }
+        image.sink.end(outcome);
+        self.moved_on();
+    }
+
+    /// Whether an image can still get to S3 before `deadline`.
+    pub(crate) fn images_can_move(&self, deadline: Instant) -> bool {
+        let state = self.lock();
+        let paused = state.paused_uploads || state.moved;
+        state.images.running() > 0
+            || (!paused && state.images.waiting() > 0 && state.images.may_move(deadline))
+    }
+}
