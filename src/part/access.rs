@@ -100,7 +100,12 @@ impl Parts {
             if self.locks.try_pin(word).is_none() {
                 let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
                 if let Some(waiting) = self.locks.ask_pin(&words, file.key(index))? {
-                    waiting.await?;
+                    match waiting.await {
+                        Ok(()) => {}
+                        // Cut off, and perhaps to be written again: the file may grow.
+                        Err(Error::Deleted { .. }) if !file.is_dropped() => continue,
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             let pin = StepPin {
@@ -129,6 +134,7 @@ impl Parts {
         buffer: &mut [u8],
     ) -> Result<()> {
         self.locks.admits(locker.map(|l| &**l), false)?;
+        let _counted = self.checkpointing(locker.map(|l| &**l));
         let end = offset.checked_add(buffer.len() as u64);
         if file.is_dropped() {
             return Err(file.deleted(0));

@@ -129,7 +129,8 @@ impl Parts {
         locker: &Arc<LockerState>,
     ) -> Result<()> {
         self.check_writes(Some(locker))?;
-        let mut cutting = self.take_all(file, 0, locker).await?;
+        let mut cutting = self.begin_cut(file, locker).await?;
+        self.take_all(&mut cutting, 0).await?;
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
         let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
         let location = self.journal.append(end)?;
@@ -139,7 +140,12 @@ impl Parts {
             parts.cut_words(&mut cutting);
             parts.forget(&on);
             drop(cutting);
-            let records = std::mem::take(&mut on.log.lock().records);
+            let (records, intents) = {
+                let mut log = on.log.lock();
+                let intents = std::mem::take(&mut log.intents);
+                (std::mem::take(&mut log.records), intents)
+            };
+            drop(intents);
             parts.end_records(&records);
             let path = on.path.clone();
             let removed = parts.clone().io.run(move || parts.fs.unlink(&path)).await;
@@ -170,16 +176,20 @@ impl Parts {
             return self.lengthen(file, len).await;
         }
         let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
-        let cutting = self.take_all(file, keeps, locker).await?;
+        let mut cutting = self.begin_cut(file, locker).await?;
         if len >= file.len() {
             drop(cutting);
             return self.lengthen(file, len).await;
         }
         let inside = usize::try_from(len % u64::from(file.part_bytes)).unwrap_or(0);
         let last = keeps.saturating_sub(1);
-        let pin = (inside > 0)
-            .then(|| OwnedPin::new(self, file, last))
-            .flatten();
+        let mut pin = None;
+        if inside > 0 {
+            // Before the others are taken: they may be all that could be evicted to make room.
+            pin = OwnedPin::new(self, file, last);
+            self.present(file, last, Some(locker)).await?;
+        }
+        self.take_all(&mut cutting, keeps).await?;
         let location = loop {
             if inside > 0 {
                 self.trust(file, last, locker).await?;
@@ -319,11 +329,10 @@ impl Parts {
         punched.map_err(|error| Error::StoreFailed(error.to_string()))
     }
 
-    /// Takes all parts of a file from `first` on for its caller alone.
-    async fn take_all(
+    /// One cut of a file at a time.
+    async fn begin_cut(
         self: &Arc<Self>,
         file: &Arc<PartFile>,
-        first: u32,
         locker: &Arc<LockerState>,
     ) -> Result<Cutting> {
         loop {
@@ -335,7 +344,7 @@ impl Parts {
             }
             file.shaping.until(|shaping| (!shaping).then_some(())).await;
         }
-        let mut cutting = Cutting {
+        let cutting = Cutting {
             parts: Arc::clone(self),
             file: Arc::clone(file),
             locker: Arc::clone(locker),
@@ -343,11 +352,18 @@ impl Parts {
             done: false,
         };
         if file.is_dropped() {
-            return Err(file.deleted(first));
+            return Err(file.deleted(0));
         }
+        Ok(cutting)
+    }
+
+    /// Takes all parts from `first` on for the cut alone.
+    async fn take_all(&self, cutting: &mut Cutting, first: u32) -> Result<()> {
+        let file = Arc::clone(&cutting.file);
+        let locker = Arc::clone(&cutting.locker);
         // Said before looking: who takes a part from here on looks again when he has it.
         file.cut_from(u64::from(first));
-        let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
+        let words: Arc<dyn super::wait::Words> = Arc::clone(&file) as _;
         let used: Vec<u32> = file
             .header
             .used_from(first)
@@ -363,11 +379,11 @@ impl Parts {
             let (part, key) = (file.part(index), file.key(index));
             let place = self
                 .locks
-                .lock(&words, part, key, Want::Sole, locker)
+                .lock(&words, part, key, Want::Sole, &locker)
                 .await?;
             cutting.held.push((index, Some(place)));
         }
-        Ok(cutting)
+        Ok(())
     }
 
     /// Nothing is left of these parts: images, loads, captures, room.

@@ -272,7 +272,11 @@ impl Parts {
                 }
                 Status::Loading => {
                     match self.join(file, index, locker) {
-                        Some(joined) => joined.0.cell.until(Clone::clone).await?,
+                        Some(joined) => tokio::select! {
+                            biased;
+                            told = joined.0.cell.until(Clone::clone) => told?,
+                            error = self.locks.refused(locker.map(|l| &**l)) => return Err(error),
+                        },
                         // Written whole, by somebody else, in this very moment.
                         None => {
                             let gone = || {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::watched::Watched;
 
 use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
@@ -46,6 +47,8 @@ pub(crate) struct Locks {
     /// Somebody waits for room: who lets go of a part says so.
     room_wanted: AtomicU32,
     pub(crate) idle: Notify,
+    /// Changes when the gate is closed further.
+    closing: Watched<()>,
 }
 
 /// Why a lock was not granted at once.
@@ -66,6 +69,7 @@ impl Locks {
             started: Instant::now(),
             room_wanted: AtomicU32::new(0),
             idle: Notify::new(),
+            closing: Watched::new(()),
         }
     }
 
@@ -95,6 +99,12 @@ impl Locks {
         Err(Error::ShuttingDown { phase })
     }
 
+    /// Waits until the phase lets this locker go on no longer.
+    pub(crate) async fn refused(&self, locker: Option<&LockerState>) -> Error {
+        let refused = |(): &()| self.admits(locker, false).err();
+        self.closing.until(refused).await
+    }
+
     /// Closes the gate a step further, and refuses who waits and is let in no more.
     pub(crate) fn close(&self, phase: Phase) {
         let gate = match phase {
@@ -104,6 +114,7 @@ impl Locks {
             Phase::Stopping | Phase::Sealing | Phase::Closed => SHUT,
         };
         self.gate.fetch_max(gate, Ordering::AcqRel);
+        self.closing.change(|()| ());
         self.table.refuse_all(
             |waiter| self.admits(waiter.locker.as_deref(), false).is_err(),
             |_| Error::ShuttingDown { phase },

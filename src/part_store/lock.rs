@@ -200,6 +200,7 @@ impl Held {
     ) -> Result<Self> {
         let (parts, part_file) = (&file.inner.parts, &file.inner.file);
         let words: Arc<dyn crate::part::wait::Words> = Arc::clone(part_file) as _;
+        let _counted = parts.checkpointing(Some(&locker.state));
         let mut held = held;
         loop {
             let now = match held.take() {
