@@ -215,6 +215,11 @@ impl PartStore {
         )
     }
 
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts)
+    }
+
     fn wrap(&self, file: Arc<crate::part::file::PartFile>) -> File {
         File::new(&self.parts, self.queue.driver(), file)
     }

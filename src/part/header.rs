@@ -137,7 +137,7 @@ impl Header {
     /// Parts from `from` on that were used.
     pub(crate) fn used_from(&self, from: u32) -> impl Iterator<Item = (u32, &Entry)> {
         self.pages()
-            .flat_map(|(first, entries)| (first..).zip(entries))
+            .flat_map(|(first, entries)| (first..=first + (PAGE - 1)).zip(entries))
             .filter(move |(index, _)| *index >= from)
     }
 }

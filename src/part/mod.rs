@@ -116,6 +116,9 @@ pub(crate) struct Parts {
     /// Operations of checkpointers that are waiting for something.
     checkpointing: AtomicU64,
     pub totals: Totals,
+    /// Held by a test, it keeps who found a part on its way from choosing what to wait for.
+    #[cfg(test)]
+    pub between: tokio::sync::Mutex<()>,
 }
 
 /// An operation of a checkpointer: shutdown stops nothing that it needs before it is over.
@@ -180,6 +183,8 @@ impl Parts {
             stop: CancellationToken::new(),
             checkpointing: AtomicU64::new(0),
             totals: Totals::default(),
+            #[cfg(test)]
+            between: tokio::sync::Mutex::new(()),
             config,
         })
     }
