@@ -4,5 +4,7 @@ pub(crate) mod detector;
 pub mod id;
 pub(crate) mod lock;
 pub mod locker;
+#[cfg(all(test, loom_model))]
+mod models;
 pub mod state;
 pub(crate) mod wait;
