@@ -22,7 +22,7 @@ use crate::sync::RwLock;
 use super::id::{FileId, PartId, PartKey};
 use super::lock::Locks;
 use super::locker::{LockerState, Role};
-use super::state::{AtomicWord, Blocked, Mode, Status, Want, Word};
+use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Status, Want, Word};
 use super::wait::{Asked, WaitTable, Waiting, Words};
 
 const PIN: Want = Want::Mode(Mode::Pin);
@@ -37,11 +37,11 @@ const PART: PartId = PartId {
 };
 
 #[derive(Debug)]
-struct OnePart(AtomicWord);
+struct Parts(Vec<AtomicWord>);
 
-impl Words for OnePart {
-    fn word(&self, _: u32) -> &AtomicWord {
-        &self.0
+impl Words for Parts {
+    fn word(&self, index: u32) -> &AtomicWord {
+        &self.0[index as usize]
     }
 }
 
@@ -56,7 +56,7 @@ impl Part {
     fn new(word: Word) -> Self {
         Self {
             table: WaitTable::new(1, 8),
-            words: Arc::new(OnePart(AtomicWord::new(word))),
+            words: Arc::new(Parts(vec![AtomicWord::new(word)])),
         }
     }
 
@@ -495,7 +495,7 @@ impl Manager {
     fn new() -> Self {
         Self {
             locks: Arc::new(Locks::new(1, 8)),
-            words: Arc::new(OnePart(AtomicWord::new(loaded()))),
+            words: Arc::new(Parts(vec![AtomicWord::new(loaded())])),
         }
     }
 
@@ -565,5 +565,39 @@ fn the_gate_and_who_goes_tell_a_waiter_one_thing() {
         closer.join().unwrap();
         assert!(!word.get().is_held() && !word.get().has_waiters());
         assert_eq!(locks.waiting(), 0);
+    });
+}
+
+#[test]
+fn who_pins_waits_for_nobody_but_a_cut() {
+    check(|| {
+        let part = Part::held(SHARED);
+        let cutter = part.ask(SOLE).unwrap();
+        let writer = part.ask(EXCL).unwrap();
+        let pinner = part.ask(PIN).unwrap();
+        let cutter = thread::spawn(move || drop(cutter));
+        // With the writer still before it: who shares may need the pin to get done.
+        block_on(pinner).unwrap();
+        part.unlock(PIN);
+        part.unlock(SHARED);
+        block_on(writer).unwrap();
+        part.unlock(EXCL);
+        cutter.join().unwrap();
+        part.is_left_as_it_was_found();
+    });
+}
+
+#[test]
+fn who_waits_for_one_of_all_pins_has_the_first_that_goes() {
+    check(|| {
+        let pinned = (0..MAX_HOLDERS).fold(Word::ZERO, |word, _| word.lock(PIN, false).unwrap());
+        let part = Part::new(pinned);
+        let cutter = part.ask(SOLE).unwrap();
+        let pinner = part.ask(PIN).unwrap();
+        let cutter = thread::spawn(move || drop(cutter));
+        part.unlock(PIN);
+        block_on(pinner).unwrap();
+        cutter.join().unwrap();
+        assert_eq!(part.table.waiting(), 0);
     });
 }

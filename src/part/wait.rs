@@ -9,7 +9,7 @@
 //!    by who enters, or sees who entered. No wake-up is lost.
 //! 2. A lock is handed on: the word is locked for the first in line before it is woken. Nobody
 //!    overtakes, and so nobody starves: not a writer among readers, because a reader that comes
-//!    after it waits behind it.
+//!    after it waits behind it. Pins are beside the line, but for who wants all of the part.
 //! 3. Who leaves, in whatever way, takes its place with it, and hands on what it had been given
 //!    and not taken.
 //! 4. Wakers are called after the shard's lock is released.
@@ -27,7 +27,9 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 
 use super::id::PartKey;
 use super::locker::LockerState;
-use super::state::{AtomicWord, Blocked, Want};
+use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want};
+
+const PIN: Want = Want::Mode(Mode::Pin);
 
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
@@ -161,16 +163,18 @@ impl WaitTable {
         want: Want,
     ) -> super::state::Word {
         let now = word.set(|word| word.unlock(want));
-        let pin = want == Want::Mode(super::state::Mode::Pin);
-        // A pin that goes matters to nobody but who waits for all of them to go.
-        if now.has_waiters() && (!pin || now.is_closing()) {
+        let pin = want == PIN;
+        // A pin that goes matters to nobody but who waits for all of them to go, or for one more.
+        let matters = !pin || now.is_closing() || now.pins() == MAX_HOLDERS - 1;
+        if now.has_waiters() && matters {
             let told = self.hand_on(&mut self.shard(key).lock(), key, word);
             wake(told);
         }
         now
     }
 
-    /// Locks the word for as many as can have it, in order.
+    /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody
+    /// in a pin's, but who wants all of it: who came later than the pin would not wait for it.
     fn hand_on(
         &self,
         shard: &mut BTreeMap<PartKey, Line>,
@@ -179,15 +183,19 @@ impl WaitTable {
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let line = shard.entry(key).or_default();
-        while let Some(next) = line.front() {
-            if word.change(|word| word.lock(next.want, true)).is_err() {
-                break;
+        let (mut blocked, mut closing) = (false, false);
+        line.retain(|next| {
+            let pin = next.want == PIN;
+            let may = if pin { !closing } else { !blocked };
+            if may && word.change(|word| word.lock(next.want, true)).is_ok() {
+                wakers.extend(next.tell(Told::Granted));
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                return false;
             }
-            wakers.extend(next.tell(Told::Granted));
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            line.pop_front();
-        }
-        let closing = line.iter().any(|waiter| waiter.want == Want::Sole);
+            blocked |= !pin;
+            closing |= next.want == Want::Sole;
+            true
+        });
         let waiting = !line.is_empty();
         if !waiting {
             shard.remove(&key);
