@@ -601,3 +601,39 @@ fn who_waits_for_one_of_all_pins_has_the_first_that_goes() {
         assert_eq!(part.table.waiting(), 0);
     });
 }
+
+#[test]
+fn who_cuts_after_another_cut_has_its_turn() {
+    check(|| {
+        let part = Part::held(SOLE);
+        let second = part.ask(SOLE).unwrap();
+        let pinner = {
+            let part = part.clone();
+            thread::spawn(move || {
+                if part.try_lock(PIN).is_ok() {
+                    part.unlock(PIN);
+                }
+            })
+        };
+        part.word().make(Word::cut).unwrap();
+        part.unlock(SOLE);
+        block_on(second).unwrap();
+        part.unlock(SOLE);
+        pinner.join().unwrap();
+        part.is_left_as_it_was_found();
+    });
+}
+
+#[test]
+fn of_two_who_cut_the_first_goes_first() {
+    check(|| {
+        let part = Part::held(PIN);
+        let (first, mut second) = (part.ask(SOLE).unwrap(), part.ask(SOLE).unwrap());
+        part.unlock(PIN);
+        assert!(poll(std::pin::Pin::new(&mut second)).is_pending());
+        block_on(first).unwrap();
+        part.unlock(SOLE);
+        block_on(second).unwrap();
+        part.unlock(SOLE);
+    });
+}

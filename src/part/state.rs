@@ -24,7 +24,7 @@
 //! | [`close_intent`](Word::close_intent) | not dirty | intent off | dirty |
 //! | [`capture_ended`](Word::capture_ended) | a capture in flight | a capture less; failed: dirty on | |
 //! | [`close`](Word::close) | any status | no new pins: somebody waits for it `Sole` | |
-//! | [`cut`](Word::cut) | held `Sole` | `Zero`, nothing but the waiters' bit | not held `Sole` |
+//! | [`cut`](Word::cut) | held `Sole` | `Zero`, nothing but the bits of who waits | not held `Sole` |
 //!
 //! A part is *clean* when it is not dirty, has no intent open and no capture in flight: only a
 //! clean part is evicted. The count of captures is a count, and not a flag: with two in flight,
@@ -382,7 +382,7 @@ impl Word {
     /// It is behind the end of its file: nothing of it is left but those who wait, who are told.
     pub(crate) fn cut(self) -> Option<Self> {
         self.is_sole()
-            .then(|| Self(self.0 & (WAITERS | SOLE)).with_status(Status::Zero))
+            .then(|| Self(self.0 & (WAITERS | CLOSING | SOLE)).with_status(Status::Zero))
     }
 }
 

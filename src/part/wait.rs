@@ -144,8 +144,9 @@ impl WaitTable {
         });
         let line = shard.entry(key).or_default();
         if closes {
-            // What is to be cut off is not handed to anyone before.
-            line.push_front(Arc::clone(&waiter));
+            // What is to be cut off is not handed to anyone before, but who cuts it as well.
+            let cuts = line.iter().take_while(|other| other.want == Want::Sole);
+            line.insert(cuts.count(), Arc::clone(&waiter));
         } else {
             line.push_back(Arc::clone(&waiter));
         }
