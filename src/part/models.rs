@@ -637,3 +637,19 @@ fn of_two_who_cut_the_first_goes_first() {
         part.unlock(SOLE);
     });
 }
+
+#[test]
+fn no_more_wait_than_may() {
+    check(|| {
+        let table = WaitTable::new(2, 1);
+        let held = || AtomicWord::new(Word::ZERO.lock(EXCL, false).unwrap());
+        let words: Arc<dyn Words> = Arc::new(Parts(vec![held(), held()]));
+        let ask = |index| {
+            let (table, words) = (Arc::clone(&table), Arc::clone(&words));
+            move || table.ask(&words, PartKey::new(1, index), EXCL, None)
+        };
+        let other = thread::spawn(ask(1));
+        let asked = [ask(0)(), other.join().unwrap()];
+        assert_eq!(table.waiting(), 1, "{asked:?}");
+    });
+}

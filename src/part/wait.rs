@@ -127,13 +127,17 @@ impl WaitTable {
             Ok((old, _)) if old.lock(want, first).is_ok() => return Asked::Granted,
             Ok(_) => {}
         }
-        if self.waiting.load(Ordering::Relaxed) >= self.most {
+        // Checked and counted in one move: other shards count as well.
+        let counted = |waiting| (waiting < self.most).then_some(waiting + 1);
+        let counted = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
+        if counted.is_err() {
             let told = self.hand_on(&mut shard, key, word);
             drop(shard);
             wake(told);
             return Asked::TooManyWaiters;
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
             key,
             want,
