@@ -653,3 +653,21 @@ fn no_more_wait_than_may() {
         assert_eq!(table.waiting(), 1, "{asked:?}");
     });
 }
+
+#[test]
+fn a_dirty_part_has_an_intent_whichever_of_its_captures_failed() {
+    check(|| {
+        let part = Part::new(captured(2));
+        let failing = {
+            let part = part.clone();
+            thread::spawn(move || {
+                part.word().set(|word| word.capture_ended(true));
+            })
+        };
+        part.word().set(|word| word.capture_ended(false));
+        part.word().make(Word::close_intent);
+        failing.join().unwrap();
+        let word = part.word().get();
+        assert!(word.is_dirty() && word.has_intent(), "{word:?}");
+    });
+}
