@@ -671,3 +671,26 @@ fn a_dirty_part_has_an_intent_whichever_of_its_captures_failed() {
         assert!(word.is_dirty() && word.has_intent(), "{word:?}");
     });
 }
+
+#[test]
+fn a_list_names_no_part_in_a_mode_that_it_was_not_held_in() {
+    check(|| {
+        let locks = Locks::new(1, 8);
+        let made = locks.lockers.make("locks", Role::Foreground, false);
+        let locker = made.unwrap();
+        let other = PartKey::new(1, 1);
+        let place = locker.add(KEY, PIN, 0);
+        let reader = {
+            let locker = Arc::clone(&locker);
+            thread::spawn(move || {
+                for held in locker.held() {
+                    let want = if held.key == KEY { PIN } else { EXCL };
+                    assert_eq!(held.want, want, "{held:?}");
+                }
+            })
+        };
+        locker.remove(place);
+        locker.add(other, EXCL, 0);
+        reader.join().unwrap();
+    });
+}
