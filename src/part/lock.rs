@@ -12,7 +12,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
@@ -23,7 +22,7 @@ use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
 use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
 use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
-use super::wait::{Asked, WaitTable, Waiter, Waiting, Words};
+use super::wait::{Asked, Idle, WaitTable, Waiter, Waiting, Words};
 
 /// The most holders that an error names.
 const MAX_NAMED: usize = 8;
@@ -43,9 +42,8 @@ pub(crate) struct Locks {
     /// Milliseconds since `started`, as of the last tick: what a lock is stamped with.
     now_ms: AtomicU64,
     started: Instant,
-    /// Somebody waits for room: who lets go of a part says so.
-    room_wanted: AtomicU32,
-    pub(crate) idle: Notify,
+    /// Where who waits for room is told of a part that was let go of.
+    pub(crate) idle: Arc<Idle>,
 }
 
 /// Why a lock was not granted at once.
@@ -58,14 +56,14 @@ pub(crate) enum Refusal {
 
 impl Locks {
     pub(crate) fn new(shards: usize, max_waiters: u64) -> Self {
+        let table = WaitTable::new(shards, max_waiters);
         Self {
-            table: WaitTable::new(shards, max_waiters),
+            idle: Arc::clone(&table.idle),
+            table,
             lockers: Arc::new(Lockers::default()),
             gate: AtomicU32::new(OPEN),
             now_ms: AtomicU64::new(0),
             started: Instant::now(),
-            room_wanted: AtomicU32::new(0),
-            idle: Notify::new(),
         }
     }
 
@@ -200,10 +198,7 @@ impl Locks {
 
     /// Gives back what was granted.
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
-        let now = self.table.release(word, key, want);
-        if !now.is_held() && self.room_wanted.load(Ordering::Relaxed) > 0 {
-            self.idle.notify_one();
-        }
+        self.table.release(word, key, want);
     }
 
     /// Takes a part off its locker's list and gives it back.
@@ -219,9 +214,9 @@ impl Locks {
         self.release(word, key, want);
     }
 
-    /// Somebody starts, or stops, waiting for a part to be let go of.
+    /// Somebody starts, or stops, waiting for a part to be let go of: see [`Idle::want`].
     pub(crate) fn want_idle(&self, on: bool) {
-        self.room_wanted.store(u32::from(on), Ordering::Relaxed);
+        self.idle.want(on);
     }
 
     /// Everyone in a part's line is told that it is no more.

@@ -694,3 +694,58 @@ fn a_list_names_no_part_in_a_mode_that_it_was_not_held_in() {
         reader.join().unwrap();
     });
 }
+
+/// Waits until nobody holds the part, as who makes room does.
+fn wait_for_room(manager: &Manager) {
+    manager.locks.want_idle(true);
+    while manager.word().look().is_held() {
+        block_on(manager.locks.idle.notified());
+    }
+}
+
+#[test]
+fn who_makes_room_hears_of_the_last_who_goes() {
+    check(|| {
+        let manager = Manager::new();
+        let holder = manager.locker("holds");
+        let held = manager
+            .locks
+            .try_lock(manager.word(), KEY, Mode::Shared, &holder);
+        let (place, _) = held.unwrap();
+        let going = {
+            let manager = manager.clone();
+            thread::spawn(move || {
+                let (locks, word) = (&manager.locks, manager.word());
+                locks.unlock(word, KEY, SHARED, &holder, place);
+            })
+        };
+        wait_for_room(&manager);
+        going.join().unwrap();
+    });
+}
+
+#[test]
+fn who_makes_room_hears_of_a_lock_that_nobody_took() {
+    check(|| {
+        let manager = Manager::new();
+        let holder = manager.locker("holds");
+        let held = manager
+            .locks
+            .try_lock(manager.word(), KEY, Mode::Exclusive, &holder);
+        let (place, _) = held.unwrap();
+        let going = {
+            let manager = manager.clone();
+            thread::spawn(move || {
+                let (locks, words, word) = (&manager.locks, &manager.words, manager.word());
+                let leaver = manager.locker("leaves");
+                let mut leaving = Box::pin(locks.lock(words, PART, KEY, EXCL, &leaver));
+                assert!(poll(leaving.as_mut()).is_pending());
+                locks.unlock(word, KEY, EXCL, &holder, place);
+                assert!(word.get().is_exclusive(), "it is handed on");
+                drop(leaving);
+            })
+        };
+        wait_for_room(&manager);
+        going.join().unwrap();
+    });
+}

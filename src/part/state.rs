@@ -400,6 +400,12 @@ impl AtomicWord {
         Word(self.0.load(Ordering::Acquire))
     }
 
+    /// The last that anybody made of it: whoever moves it after this has seen all that was done
+    /// before. (What [`get`](Self::get) gives may be older.)
+    pub(crate) fn look(&self) -> Word {
+        self.set(|word| word)
+    }
+
     /// Moves it, or says why not. The move is applied to the value it was decided on.
     pub(crate) fn change<E>(
         &self,

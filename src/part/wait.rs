@@ -20,14 +20,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 use super::id::PartKey;
 use super::locker::LockerState;
-use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want};
+use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want, Word};
 
 const PIN: Want = Want::Mode(Mode::Pin);
 
@@ -73,6 +75,32 @@ pub(crate) struct WaitTable {
     shards: Box<[Mutex<BTreeMap<PartKey, Line>>]>,
     waiting: AtomicU64,
     most: u64,
+    pub idle: Arc<Idle>,
+}
+
+/// Who waits for some part, whichever, to be let go of.
+#[derive(Debug, Default)]
+pub(crate) struct Idle {
+    wanted: AtomicU32,
+    gone: Notify,
+}
+
+impl Idle {
+    /// Somebody starts, or stops, to wait. Words are looked at after this, and by
+    /// [`AtomicWord::look`]: whoever lets go of one later then sees that somebody waits.
+    pub(crate) fn want(&self, on: bool) {
+        self.wanted.store(u32::from(on), Ordering::Relaxed);
+    }
+
+    pub(crate) fn notified(&self) -> Notified<'_> {
+        self.gone.notified()
+    }
+
+    fn tell(&self, now: Word) {
+        if !now.is_held() && self.wanted.load(Ordering::Relaxed) > 0 {
+            self.gone.notify_one();
+        }
+    }
 }
 
 /// What came of asking.
@@ -93,6 +121,7 @@ impl WaitTable {
                 .collect(),
             waiting: AtomicU64::new(0),
             most,
+            idle: Arc::default(),
         })
     }
 
@@ -160,13 +189,8 @@ impl WaitTable {
         })
     }
 
-    /// A holder goes. What the word is afterwards.
-    pub(crate) fn release(
-        &self,
-        word: &AtomicWord,
-        key: PartKey,
-        want: Want,
-    ) -> super::state::Word {
+    /// A holder goes.
+    pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
         let now = word.set(|word| word.unlock(want));
         let pin = want == PIN;
         // A pin that goes matters to nobody but who waits for all of them to go, or for one more.
@@ -175,7 +199,7 @@ impl WaitTable {
             let told = self.hand_on(&mut self.shard(key).lock(), key, word);
             wake(told);
         }
-        now
+        self.idle.tell(now);
     }
 
     /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody
@@ -282,6 +306,7 @@ impl WaitTable {
         let mut shard = self.shard(waiter.key).lock();
         // Asked under the shard's lock: nobody hands anything on meanwhile.
         let told = std::mem::replace(&mut *waiter.told.lock(), Told::Over);
+        let mut unlocked = None;
         let wakers = match told {
             Told::Nothing(_) => {
                 if let Some(line) = shard.get_mut(&waiter.key) {
@@ -291,13 +316,16 @@ impl WaitTable {
                 self.hand_on(&mut shard, waiter.key, word)
             }
             Told::Granted => {
-                word.set(|word| word.unlock(waiter.want));
+                unlocked = Some(word.set(|word| word.unlock(waiter.want)));
                 self.hand_on(&mut shard, waiter.key, word)
             }
             Told::Refused(_) | Told::Over => Vec::new(),
         };
         drop(shard);
         wake(wakers);
+        if let Some(now) = unlocked {
+            self.idle.tell(now);
+        }
     }
 
     /// Everyone who waits, line by line, first come first.
