@@ -270,10 +270,10 @@ impl Locks {
         }
     }
 
-    /// Who waits for whose locks.
-    fn edges(&self) -> Vec<Edge> {
+    /// Who waits for whose locks, in these lines.
+    fn edges(&self, lines: &[Vec<Arc<Waiter>>]) -> Vec<Edge> {
         let mut edges = Vec::new();
-        for line in self.table.lines() {
+        for line in lines {
             let Some(first) = line.front_key() else {
                 continue;
             };
@@ -299,16 +299,26 @@ impl Locks {
     /// Finds a cycle among those who wait for parts and, by `more`, for anything else, and gives
     /// one of its lockers an error; whether there was one.
     pub(crate) fn detect(&self, more: &[Edge]) -> bool {
+        // The lockers of a cycle, and how they wait for parts.
         let look = || {
-            let mut edges = self.edges();
+            let lines = self.table.lines();
+            let mut edges = self.edges(&lines);
             edges.extend_from_slice(more);
-            detector::cycle(&edges)
+            let found = detector::cycle(&edges)?;
+            let is_in = |waiter: &Arc<Waiter>| {
+                let locker = waiter.locker.as_ref();
+                locker.is_some_and(|locker| found.contains(&locker.id))
+            };
+            let waits: Vec<_> = lines.into_iter().flatten().filter(is_in).collect();
+            Some((found, waits))
         };
-        // Read one after another while others go on: a cycle that is real is still there.
-        let (Some(found), Some(again)) = (look(), look()) else {
+        // Read one after another while others go on. But who waits lets go of nothing: where the
+        // waits are the same ones, and not only the lockers, the cycle was there in between.
+        let (Some((found, waits)), Some((again, still))) = (look(), look()) else {
             return false;
         };
-        if found != again {
+        let same = |(one, other): (&Arc<Waiter>, &Arc<Waiter>)| Arc::ptr_eq(one, other);
+        if found != again || waits.len() != still.len() || !waits.iter().zip(&still).all(same) {
             return false;
         }
         let live = self.lockers.live();
@@ -324,14 +334,15 @@ impl Locks {
             let error = Error::WouldDeadlock {
                 cycle: cycle.clone(),
             };
-            let waits =
+            let is_its =
                 |waiter: &&Arc<Waiter>| waiter.locker.as_ref().is_some_and(|l| l.id == victim);
-            let lines = self.table.lines();
-            if let Some(waiter) = lines.iter().flatten().find(waits)
-                && self.table.refuse_one(waiter, &error)
-            {
-                tracing::warn!(?cycle, "deadlock: a locker gives way");
-                return true;
+            if let Some(waiter) = waits.iter().find(is_its) {
+                // Else it has left of its own, and nobody else need give way.
+                let gave_way = self.table.refuse_one(waiter, &error);
+                if gave_way {
+                    tracing::warn!(?cycle, "deadlock: a locker gives way");
+                }
+                return gave_way;
             }
             // It waits for something else, in which case another gives way.
             candidates.retain(|id| *id != victim);

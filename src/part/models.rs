@@ -749,3 +749,38 @@ fn who_makes_room_hears_of_a_lock_that_nobody_took() {
         going.join().unwrap();
     });
 }
+
+#[test]
+fn who_is_in_a_deadlock_that_another_left_is_not_refused() {
+    check_up_to(3, || {
+        let locks = Arc::new(Locks::new(1, 8));
+        let parts = Parts(vec![AtomicWord::new(loaded()), AtomicWord::new(loaded())]);
+        let words: Arc<dyn Words> = Arc::new(parts);
+        let locker = |name| locks.lockers.make(name, Role::Foreground, false).unwrap();
+        let (old, young) = (locker("old"), locker("young"));
+        let key = |index| PartKey::new(1, index);
+        let lock = |index, who: &_| {
+            let held = locks.try_lock(words.word(index), key(index), Mode::Exclusive, who);
+            held.unwrap().0
+        };
+        let (_, place) = (lock(0, &old), lock(1, &young));
+        let wait = |index, who: &Arc<LockerState>| {
+            let (locks, words, who) = (Arc::clone(&locks), Arc::clone(&words), Arc::clone(who));
+            let waiting = async move { locks.lock(&words, PART, key(index), EXCL, &who).await };
+            let mut waiting = Box::pin(waiting);
+            assert!(poll(waiting.as_mut()).is_pending());
+            waiting
+        };
+        let (waits, leaves) = (wait(1, &old), wait(0, &young));
+        let leaver = {
+            let (locks, words) = (Arc::clone(&locks), Arc::clone(&words));
+            thread::spawn(move || {
+                drop(leaves);
+                locks.unlock(words.word(1), key(1), EXCL, &young, place);
+            })
+        };
+        locks.detect(&[]);
+        leaver.join().unwrap();
+        block_on(waits).expect("the young one gives way");
+    });
+}
