@@ -2,6 +2,8 @@
 
 pub(crate) mod detector;
 pub mod id;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 pub(crate) mod lock;
 pub mod locker;
 #[cfg(all(test, loom_model))]
