@@ -229,6 +229,31 @@ fn who_shares_sees_all_that_who_had_it_alone_did() {
 }
 
 #[test]
+fn who_comes_later_does_not_overtake() {
+    check(|| {
+        let part = Part::held(SHARED);
+        let written = Rc::new(Cell::new(false));
+        let writer = part.ask(EXCL).unwrap();
+        let reader = {
+            let (part, written) = (part.clone(), Rc::clone(&written));
+            thread::spawn(move || {
+                if part.try_lock(SHARED).is_err() {
+                    part.lock(SHARED).unwrap();
+                }
+                assert!(written.get(), "it overtook");
+                part.unlock(SHARED);
+            })
+        };
+        part.unlock(SHARED);
+        block_on(writer).unwrap();
+        written.set(true);
+        part.unlock(EXCL);
+        reader.join().unwrap();
+        part.is_left_as_it_was_found();
+    });
+}
+
+#[test]
 fn who_gives_up_takes_nothing_with_it() {
     for wants in [EXCL, SHARED, SOLE] {
         check(move || {
