@@ -176,7 +176,7 @@ impl Parts {
                     );
                     (still && here)
                         .then_some(word)
-                        .and_then(super::state::Word::close_intent)
+                        .and_then(|word| word.close_intent(0))
                 };
                 if word.make(idle).is_some() {
                     changes.push(Change::IntentEnded { index: *index });

@@ -145,7 +145,8 @@ impl LockerState {
                     .compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok();
             if free {
-                slot.meta.store(pack(want, since_ms), Ordering::Relaxed);
+                // Who sees it sees, from then on, that the slot was claimed anew.
+                slot.meta.store(pack(want, since_ms), Ordering::Release);
                 slot.part.store(key.bits(), Ordering::Release);
                 return Place::Slot(at);
             }
@@ -183,7 +184,7 @@ impl LockerState {
         let mut held = Vec::new();
         for slot in &self.slots {
             let part = slot.part.load(Ordering::Acquire);
-            let (want, since_ms) = unpack(slot.meta.load(Ordering::Relaxed));
+            let (want, since_ms) = unpack(slot.meta.load(Ordering::Acquire));
             // Left and taken again in between, it is looked at the next time.
             if part != 0 && part != CLAIMED && slot.part.load(Ordering::Acquire) == part {
                 held.push(Held {

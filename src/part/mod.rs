@@ -36,11 +36,15 @@ pub(crate) mod flush;
 pub(crate) mod header;
 pub mod id;
 pub(crate) mod intent;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod lock;
 pub mod locker;
+#[cfg(all(test, loom_model))]
+mod models;
 pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod replay;
