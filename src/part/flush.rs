@@ -62,6 +62,8 @@ struct State {
     dirty: VecDeque<Dirty>,
     delayed: BTreeMap<(Instant, u64), Dirty>,
     next: u64,
+    /// Taken, and not captured yet: on their way, though in no list.
+    in_hand: usize,
     failing: BTreeMap<PartKey, FailingPart>,
 }
 
@@ -147,7 +149,8 @@ impl Flusher {
     fn may_move(&self, deadline: Instant) -> bool {
         let state = self.state.lock();
         let due = state.delayed.first_key_value();
-        !state.dirty.is_empty() || due.is_some_and(|((due, _), _)| *due < deadline)
+        let waits = !state.dirty.is_empty() || state.in_hand > 0;
+        waits || due.is_some_and(|((due, _), _)| *due < deadline)
     }
 
     /// What is to be captured now; and when to look again, if nothing calls earlier.
@@ -164,9 +167,15 @@ impl Flusher {
                 None => break,
             }
         }
+        state.in_hand = taken.len();
         let by_age = state.dirty.front().map(|dirty| dirty.since + age);
         let delayed = state.delayed.keys().next().map(|(due, _)| *due);
         (taken, by_age.into_iter().chain(delayed).min())
+    }
+
+    /// One of those that were taken is captured, or in a list again.
+    fn out_of_hand(&self) {
+        self.state.lock().in_hand -= 1;
     }
 
     fn again(&self, dirty: Dirty, at: Instant) {
@@ -211,7 +220,7 @@ impl Parts {
             }
             for dirty in taken {
                 tokio::select! {
-                    () = self.flush_one(dirty) => (),
+                    () = self.flush_one(dirty) => self.flusher.out_of_hand(),
                     () = self.stop.cancelled() => return,
                 }
             }

@@ -1,0 +1,53 @@
+//! Corners of the part store: each was found by a random life (`parts_model.rs`), and is kept here
+//! as small as it gets.
+
+mod support;
+
+use std::time::Duration;
+
+use s3_writeback::FileId;
+use s3_writeback::testing::remote::{Call, Fault};
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read};
+
+const FILE: FileId = FileId(1);
+
+#[test]
+fn a_shutdown_waits_for_parts_that_wait_for_memory_of_images() {
+    paused(async {
+        for ms in 0..40 {
+            let rig = StoreRig::with(8, |config| config.image_bytes = PART as u64);
+            let delay = Fault::Delay(Duration::from_millis(10));
+            rig.remote.always(Some(Call::Put), None, delay);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..4 {
+                fill(&file, index, 1).await;
+            }
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            let report = store.shutdown().await.expect("shuts down");
+            assert!(report.sealed && report.dirty_parts == 0, "{ms}: {report:?}");
+        }
+    });
+}
+
+#[test]
+fn a_part_that_lost_its_length_in_a_power_cut_reads_as_zeros() {
+    paused(async {
+        for seed in 0..40 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            file.set_len(4 * PART as u64).await.expect("grows");
+            fill(&file, 2, 7).await;
+            rig.fs.crash(seed);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 2 * PART, PART).await.expect("reads");
+            assert!(
+                bytes.iter().all(|byte| matches!(byte, 0 | 7)),
+                "seed {seed}"
+            );
+        }
+    });
+}
