@@ -261,7 +261,9 @@ impl PartFile {
                 let have = self.disk.stat()?.len.saturating_sub(offset);
                 let have = usize::try_from(have).map_or(buffer.len(), |n| n.min(buffer.len()));
                 let (data, zeros) = buffer.split_at_mut(have);
-                self.disk.read_exact_at(data, offset)?;
+                if have > 0 {
+                    self.disk.read_exact_at(data, offset)?;
+                }
                 zeros.fill(0);
                 Ok(())
             }
