@@ -5,8 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use s3_writeback::FileId;
 use s3_writeback::testing::remote::{Call, Fault};
+use s3_writeback::{FileId, Role};
 use support::{PART, PARTS_OF, StoreRig, fill, paused, read};
 
 const FILE: FileId = FileId(1);
@@ -49,5 +49,23 @@ fn a_part_that_lost_its_length_in_a_power_cut_reads_as_zeros() {
                 "seed {seed}"
             );
         }
+    });
+}
+
+#[test]
+fn a_dropped_file_gives_its_room_back_whoever_has_a_handle() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        fill(&file, 1, 1).await;
+        assert_eq!(store.snapshot().dirty_bytes, rig.config.dirty_bytes);
+        let locker = store.locker("dropper", Role::Foreground).expect("a locker");
+        store.drop_file(FILE, &locker).await.expect("drops");
+        let snapshot = store.snapshot();
+        assert_eq!((snapshot.dirty_bytes, snapshot.cache_bytes), (0, 0));
+        drop(file);
     });
 }

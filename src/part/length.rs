@@ -139,7 +139,13 @@ impl Parts {
             parts.cut_words(&mut cutting);
             parts.forget(&on);
             drop(cutting);
-            let records = std::mem::take(&mut on.log.lock().records);
+            let (records, intents) = {
+                let log = &mut *on.log.lock();
+                let records = std::mem::take(&mut log.records);
+                (records, std::mem::take(&mut log.intents))
+            };
+            // Whoever keeps a handle keeps no room.
+            drop(intents);
             parts.end_records(&records);
             let path = on.path.clone();
             let removed = parts.clone().io.run(move || parts.fs.unlink(&path)).await;
