@@ -52,6 +52,65 @@ fn a_part_that_lost_its_length_in_a_power_cut_reads_as_zeros() {
     });
 }
 
+/// The power goes; what still runs of a store does nothing any more.
+fn power_cut(rig: &mut StoreRig, seed: u64) {
+    rig.fs.crash(seed);
+    rig.fs = rig.fs.process();
+}
+
+/// Polls a future so many times, then drops it.
+async fn leave<F: Future>(future: F, times: u32) {
+    let mut future = std::pin::pin!(future);
+    for nth in 0..times {
+        if nth > 0 {
+            tokio::task::yield_now().await;
+        }
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(future.as_mut().poll(context).is_ready())
+        });
+        if polled.await {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_sync_is_done_when_what_another_began_is_durable() {
+    paused(async {
+        for (times, seed) in (1..5).flat_map(|times| (0..10).map(move |seed| (times, seed))) {
+            let what = format!("left after {times}, seed {seed}");
+            let mut rig = StoreRig::new(4);
+            rig.fs = rig.fs.process();
+            let store = rig.open().await;
+            leave(store.create(FILE, PARTS_OF).into_future(), times).await;
+            let file = store.create_or_open(FILE, PARTS_OF).await.expect("opens");
+            drop((file, store));
+            power_cut(&mut rig, seed);
+            let store = rig.open().await;
+            let file = store.file(FILE).expect(&what);
+            fill(&file, 0, 1).await;
+            leave(file.sync().into_future(), times).await;
+            file.sync().await.expect("syncs");
+            power_cut(&mut rig, seed);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect(&what);
+            assert_eq!(file.len(), PART as u64, "{what}");
+            let bytes = read(&file, 0, PART).await.expect("reads");
+            assert_eq!(bytes, vec![1; PART], "{what}");
+            leave(file.set_len(100).into_future(), times).await;
+            if file.len() == 100 {
+                file.sync().await.expect("syncs");
+                power_cut(&mut rig, seed);
+                drop((file, store));
+                let store = rig.open().await;
+                let file = store.file(FILE).expect(&what);
+                assert_eq!(file.len(), 100, "{what}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_dropped_file_gives_its_room_back_whoever_has_a_handle() {
     paused(async {

@@ -67,6 +67,8 @@ pub(crate) struct FileLog {
     pub changes: usize,
     /// The length that is on record.
     pub len_logged: u64,
+    /// The last record that a sync relies on, whoever made it.
+    pub last: Location,
     pub snapshot: u64,
     pub snapshotting: bool,
     pub cut: Option<u64>,
@@ -122,6 +124,10 @@ pub(crate) struct Made {
 
 impl PartFile {
     pub(crate) fn new(made: Made) -> Self {
+        let log = FileLog {
+            last: made.incarnation,
+            ..FileLog::default()
+        };
         Self {
             no: made.no,
             id: made.id,
@@ -134,7 +140,7 @@ impl PartFile {
             cut_from: AtomicU64::new(u64::MAX),
             dropped: AtomicBool::new(false),
             shaping: Watched::new(false),
-            log: Mutex::new(FileLog::default()),
+            log: Mutex::new(log),
             loads: Mutex::new(BTreeMap::new()),
             captures: Mutex::new(BTreeMap::new()),
             moves: Watched::new(0),

@@ -48,6 +48,9 @@ impl Parts {
             log.records.push(last);
             log.changes += chunk.len();
         }
+        if vital {
+            log.last = last;
+        }
         Ok(last)
     }
 

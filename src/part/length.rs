@@ -104,6 +104,11 @@ impl Parts {
         }
     }
 
+    /// Waits until the record that began a file is durable.
+    pub(crate) async fn created(&self, file: &PartFile) -> Result<()> {
+        Ok(self.journal.wait_durable(file.incarnation).await?)
+    }
+
     pub(crate) fn check_part_bytes(&self, part_bytes: u32) -> Result<()> {
         let most = self.config.max_part_bytes();
         let fits = part_bytes.is_power_of_two()
@@ -241,10 +246,7 @@ impl Parts {
         file.shaping.until(|shaping| (!shaping).then_some(())).await;
         file.grow(len);
         let location = self.log_length(file)?;
-        if location > 0 {
-            self.journal.wait_durable(location).await?;
-        }
-        Ok(())
+        Ok(self.journal.wait_durable(location).await?)
     }
 
     /// Has the local bytes of a part be the truth, whatever they are.
