@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{FileId, Role};
-use support::{PART, PARTS_OF, StoreRig, fill, paused, read};
+use s3_writeback::{FileId, Mode, Role};
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
 
 const FILE: FileId = FileId(1);
 
@@ -126,5 +126,69 @@ fn a_dropped_file_gives_its_room_back_whoever_has_a_handle() {
         let snapshot = store.snapshot();
         assert_eq!((snapshot.dirty_bytes, snapshot.cache_bytes), (0, 0));
         drop(file);
+    });
+}
+
+#[test]
+fn a_cut_inside_a_part_that_is_not_here_needs_no_room_that_it_holds_itself() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..8 {
+            fill(&file, index, 1).await;
+        }
+        uploaded(&store).await;
+        // Only what is to be cut off is here.
+        for index in 4..8 {
+            drop(read(&file, index * PART, PART).await.expect("reads"));
+        }
+        let cut = file.set_len(2 * PART as u64 + 5);
+        cut.within(Duration::from_secs(5)).await.expect("cuts");
+        let bytes = read(&file, 2 * PART, 5).await.expect("reads");
+        assert_eq!(bytes, [1; 5]);
+    });
+}
+
+#[test]
+fn a_cut_needs_no_dirty_room_that_it_keeps_itself() {
+    paused(async {
+        let rig = StoreRig::with(8, |config| config.dirty_bytes = PART as u64);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..8 {
+            fill(&file, index, 1).await;
+        }
+        uploaded(&store).await;
+        for times in 1..6 {
+            // An intent under which nothing was written.
+            leave(file.write_at(&[2], 7 * PART as u64).into_future(), times).await;
+            let cut = file.set_len(7 * PART as u64 - times as u64);
+            cut.within(Duration::from_secs(5)).await.expect("cuts");
+            file.set_len(8 * PART as u64).await.expect("grows");
+        }
+    });
+}
+
+#[test]
+fn who_grows_a_file_through_a_guard_does_not_wait_for_who_waits_for_the_guard() {
+    paused(async {
+        let rig = StoreRig::new(8);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        file.write_at(&[1], PART as u64).await.expect("writes");
+        let locker = store.locker("grower", Role::Foreground).expect("a locker");
+        let guard = file.lock(1, Mode::Exclusive, &locker).await.expect("locks");
+        let grow = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let write = guard.write_at(&[2; 100], 0).within(Duration::from_secs(5));
+            write.await.expect("writes");
+            drop(guard);
+        };
+        let cut = file.set_len(10).within(Duration::from_secs(10));
+        let (cut, ()) = futures::future::join(cut.into_future(), grow).await;
+        cut.expect("cuts");
+        assert_eq!(file.len(), 10);
     });
 }
