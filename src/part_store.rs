@@ -257,7 +257,15 @@ impl PartStore {
     pub fn create_or_open(&self, id: FileId, options: FileOptions) -> Op<File> {
         match self.parts.file(id) {
             Err(_) => self.create(id, options),
-            Ok(file) if file.part_bytes == options.part_bytes => Op::ready(Ok(self.wrap(file))),
+            Ok(file) if file.part_bytes == options.part_bytes => {
+                let store = self.clone();
+                let work = async move {
+                    // Whoever created it may not have stayed for that.
+                    store.parts.created(&file).await?;
+                    Ok(store.wrap(file))
+                };
+                self.op(work, || Error::WouldWait("the local disk"))
+            }
             Ok(file) => Op::ready(Err(Error::InvalidInput {
                 what: "part size",
                 value: format!("{} bytes", options.part_bytes),

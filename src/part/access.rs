@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use crate::error::{Error, Result};
 
 use super::Parts;
-use super::file::PartFile;
+use super::file::{PartFile, Shaping};
 use super::id::PartKey;
 use super::locker::LockerState;
 use super::room::Taken;
@@ -90,7 +90,7 @@ enum Stepped {
 
 impl Parts {
     /// Keeps a part here for a step. It need not exist yet, where it is to be written.
-    async fn pin<'a>(
+    pub(super) async fn pin<'a>(
         self: &'a Arc<Self>,
         file: &'a Arc<PartFile>,
         index: u32,
@@ -121,7 +121,7 @@ impl Parts {
                 return Ok(pin);
             }
             drop(pin);
-            file.shaping.until(|shaping| (!shaping).then_some(())).await;
+            file.uncut().await;
         }
     }
 
@@ -225,8 +225,7 @@ impl Parts {
             self.get_intents(pieces, locker).await?;
             for piece in &*pieces {
                 if piece.grows() {
-                    let shaping = &piece.file.shaping;
-                    shaping.until(|shaping| (!shaping).then_some(())).await;
+                    piece.file.may_grow().await;
                 }
             }
             if self.step(pieces, locker)? == Stepped::Done {
@@ -339,7 +338,7 @@ impl Parts {
                     Status::Loading | Status::Evicting => false,
                 };
             // Behind a cut that is not carried through yet a crash would take the bytes.
-            let must_wait = piece.grows() && file.shaping.read(|shaping| *shaping);
+            let must_wait = piece.grows() && file.shaping.read(|s| *s == Shaping::Cuts);
             if !ready || must_wait {
                 return Ok(Stepped::Again);
             }

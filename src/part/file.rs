@@ -41,7 +41,7 @@ pub(crate) struct PartFile {
     cut_from: AtomicU64,
     dropped: AtomicBool,
     /// A cut is in progress.
-    pub shaping: Watched<bool>,
+    pub shaping: Watched<Shaping>,
     pub log: Mutex<FileLog>,
     pub loads: Mutex<BTreeMap<u32, Arc<PartLoad>>>,
     pub captures: Mutex<BTreeMap<u32, Captures>>,
@@ -49,6 +49,16 @@ pub(crate) struct PartFile {
     pub moves: Watched<u64>,
     /// Parts whose bytes are not known to survive a power cut, and syncs in progress.
     pub unsynced: Mutex<Unsynced>,
+}
+
+/// How far a cut is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shaping {
+    No,
+    /// It waits for those who hold what goes. Nobody who holds anything waits for it.
+    Takes,
+    /// It is on record. What grows the file waits until it is carried through.
+    Cuts,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +77,8 @@ pub(crate) struct FileLog {
     pub changes: usize,
     /// The length that is on record.
     pub len_logged: u64,
+    /// The last record that a sync relies on, whoever made it.
+    pub last: Location,
     pub snapshot: u64,
     pub snapshotting: bool,
     pub cut: Option<u64>,
@@ -122,6 +134,10 @@ pub(crate) struct Made {
 
 impl PartFile {
     pub(crate) fn new(made: Made) -> Self {
+        let log = FileLog {
+            last: made.incarnation,
+            ..FileLog::default()
+        };
         Self {
             no: made.no,
             id: made.id,
@@ -133,8 +149,8 @@ impl PartFile {
             len: AtomicU64::new(0),
             cut_from: AtomicU64::new(u64::MAX),
             dropped: AtomicBool::new(false),
-            shaping: Watched::new(false),
-            log: Mutex::new(FileLog::default()),
+            shaping: Watched::new(Shaping::No),
+            log: Mutex::new(log),
             loads: Mutex::new(BTreeMap::new()),
             captures: Mutex::new(BTreeMap::new()),
             moves: Watched::new(0),
@@ -199,6 +215,18 @@ impl PartFile {
             file: self.id,
             index,
         }
+    }
+
+    /// Waits while the file cannot grow.
+    pub(crate) async fn may_grow(&self) {
+        let may = |shaping: &Shaping| (*shaping < Shaping::Cuts).then_some(());
+        self.shaping.until(may).await;
+    }
+
+    /// Waits until no cut is in progress.
+    pub(crate) async fn uncut(&self) {
+        let over = |shaping: &Shaping| (*shaping == Shaping::No).then_some(());
+        self.shaping.until(over).await;
     }
 
     /// Parts from this one on are being cut off.

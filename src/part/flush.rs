@@ -149,9 +149,6 @@ impl Flusher {
 
     /// Whether something dirty can still be captured before `deadline`.
     fn may_move(&self, deadline: Instant) -> bool {
-        if self.blocked.load(Ordering::Acquire) {
-            return false;
-        }
         let state = self.state.lock();
         let due = state.delayed.first_key_value();
         self.in_hand.load(Ordering::Acquire) > 0
@@ -290,7 +287,10 @@ impl Parts {
         loop {
             let mut moved = std::pin::pin!(self.flusher.moved.notified());
             moved.as_mut().enable();
-            let moves = self.flusher.may_move(deadline)
+            // Memory that has come back is not blocked, though nobody has looked yet.
+            let blocked =
+                self.flusher.blocked.load(Ordering::Acquire) && self.images.short_by().is_some();
+            let moves = (!blocked && self.flusher.may_move(deadline))
                 || self.queue.images_can_move(deadline)
                 || self.settler.is_busy()
                 || self.checkpointing.load(Ordering::Acquire) > 0;

@@ -48,6 +48,9 @@ impl Parts {
             log.records.push(last);
             log.changes += chunk.len();
         }
+        if vital {
+            log.last = last;
+        }
         Ok(last)
     }
 
@@ -169,7 +172,8 @@ impl Parts {
             for index in log.intents.keys() {
                 let word = &file.header.entry(*index).word;
                 let idle = |word: super::state::Word| {
-                    let still = !word.is_held() && word.captures() == 0;
+                    // Who has it to himself does not write to it.
+                    let still = (!word.is_held() || word.is_sole()) && word.captures() == 0;
                     let here = matches!(
                         word.status(),
                         Status::Zero | Status::NotLoaded | Status::Loaded

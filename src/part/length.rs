@@ -10,7 +10,10 @@
 //!    record, before anything can be written there again. After a crash in between, open does it.
 //!    So no old byte comes back, and none that was written later is taken.
 //! 3. A part that is cut inside has its local bytes trusted first: its old image is longer.
-//! 4. From the record on a cut is carried through, whoever asked for it may have gone.
+//! 4. Who takes parts for a cut waits for nothing else meanwhile: not for a load, because what is
+//!    taken cannot be evicted to make room for it; and whoever holds such a part, and grows the
+//!    file by it, does not wait for the cut.
+//! 5. From the record on a cut is carried through, whoever asked for it may have gone.
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use crate::journal::{Append, Payload};
 
 use super::Parts;
 use super::config::{MAX_PART_BYTES, MIN_PART_BYTES};
-use super::file::{Made, PartFile};
+use super::file::{Made, PartFile, Shaping};
 use super::id::FileId;
 use super::locker::{LockerState, Place};
 use super::record::{Change, FileRecord, encode, kind};
@@ -51,7 +54,14 @@ impl Drop for Cutting {
             self.parts.locks.release(word, key, Want::Sole);
         }
         self.file.cut_from(u64::MAX);
-        self.file.shaping.change(|shaping| *shaping = false);
+        self.file.shaping.change(|shaping| *shaping = Shaping::No);
+    }
+}
+
+impl Cutting {
+    /// Nothing is grown from here on.
+    fn cuts(&self) {
+        self.file.shaping.change(|shaping| *shaping = Shaping::Cuts);
     }
 }
 
@@ -104,6 +114,11 @@ impl Parts {
         }
     }
 
+    /// Waits until the record that began a file is durable.
+    pub(crate) async fn created(&self, file: &PartFile) -> Result<()> {
+        Ok(self.journal.wait_durable(file.incarnation).await?)
+    }
+
     pub(crate) fn check_part_bytes(&self, part_bytes: u32) -> Result<()> {
         let most = self.config.max_part_bytes();
         let fits = part_bytes.is_power_of_two()
@@ -129,11 +144,16 @@ impl Parts {
         locker: &Arc<LockerState>,
     ) -> Result<()> {
         self.check_writes(Some(locker))?;
-        let mut cutting = self.begin_cut(file, locker).await?;
+        let mut cutting = self.shape(file, locker).await?;
         self.take_all(&mut cutting, 0).await?;
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
-        let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
-        let location = self.journal.append(end)?;
+        let location = {
+            let _log = file.log.lock();
+            let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
+            let location = self.journal.append(end)?;
+            cutting.cuts();
+            location
+        };
         let carried = self.carry(async move {
             parts.journal.wait_durable(location).await?;
             on.set_dropped();
@@ -141,10 +161,11 @@ impl Parts {
             parts.forget(&on);
             drop(cutting);
             let (records, intents) = {
-                let mut log = on.log.lock();
-                let intents = std::mem::take(&mut log.intents);
-                (std::mem::take(&mut log.records), intents)
+                let log = &mut *on.log.lock();
+                let records = std::mem::take(&mut log.records);
+                (records, std::mem::take(&mut log.intents))
             };
+            // Whoever keeps a handle keeps no room.
             drop(intents);
             parts.end_records(&records);
             let path = on.path.clone();
@@ -176,25 +197,37 @@ impl Parts {
             return self.lengthen(file, len).await;
         }
         let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
-        let mut cutting = self.begin_cut(file, locker).await?;
-        if len >= file.len() {
-            drop(cutting);
-            return self.lengthen(file, len).await;
-        }
         let inside = usize::try_from(len % u64::from(file.part_bytes)).unwrap_or(0);
         let last = keeps.saturating_sub(1);
-        let mut pin = None;
-        if inside > 0 {
-            // Before the others are taken: they may be all that could be evicted to make room.
-            pin = OwnedPin::new(self, file, last);
-            self.present(file, last, Some(locker)).await?;
-        }
-        self.take_all(&mut cutting, keeps).await?;
+        let (cutting, pin) = loop {
+            if inside > 0 {
+                let _pin = self.pin(file, last).await?;
+                self.present(file, last, Some(locker)).await?;
+            }
+            let mut cutting = self.shape(file, locker).await?;
+            if len >= file.len() {
+                drop(cutting);
+                return self.lengthen(file, len).await;
+            }
+            // Here still, and kept here: nobody else cuts it off now.
+            let pin = (inside > 0).then(|| OwnedPin::new(self, file, last));
+            let here = || {
+                let status = file.header.entry(last).word.get().status();
+                matches!(status, Status::Zero | Status::Loaded)
+            };
+            match pin {
+                Some(Some(_)) if !here() => continue,
+                Some(None) => continue,
+                _ => {}
+            }
+            self.take_all(&mut cutting, keeps).await?;
+            break (cutting, pin.flatten());
+        };
         let location = loop {
             if inside > 0 {
                 self.trust(file, last, locker).await?;
             }
-            if let Some(location) = self.log_cut(file, len, inside, last)? {
+            if let Some(location) = self.log_cut(&cutting, len, inside, last)? {
                 break location;
             }
         };
@@ -211,11 +244,12 @@ impl Parts {
     /// to S3 in the meantime, with its intent: that is to be opened anew.
     fn log_cut(
         &self,
-        file: &Arc<PartFile>,
+        cutting: &Cutting,
         len: u64,
         inside: usize,
         last: u32,
     ) -> Result<Option<u64>> {
+        let file = &cutting.file;
         let log = &mut *file.log.lock();
         let _latch = (inside > 0).then(|| self.latches.step(file.key(last)));
         if inside > 0 {
@@ -233,6 +267,7 @@ impl Parts {
             }
         }
         let location = self.append_changes(file, log, vec![Change::Cut { len }], true)?;
+        cutting.cuts();
         log.cut = Some(len);
         log.len_logged = len;
         file.set_len(len);
@@ -242,13 +277,20 @@ impl Parts {
     }
 
     async fn lengthen(self: &Arc<Self>, file: &Arc<PartFile>, len: u64) -> Result<()> {
-        file.shaping.until(|shaping| (!shaping).then_some(())).await;
-        file.grow(len);
-        let location = self.log_length(file)?;
-        if location > 0 {
-            self.journal.wait_durable(location).await?;
+        loop {
+            file.may_grow().await;
+            // Whoever puts a cut on record has the log.
+            let _log = file.log.lock();
+            if file.is_dropped() {
+                return Err(file.deleted(0));
+            }
+            if file.shaping.read(|shaping| *shaping < Shaping::Cuts) {
+                file.grow(len);
+                break;
+            }
         }
-        Ok(())
+        let location = self.log_length(file)?;
+        Ok(self.journal.wait_durable(location).await?)
     }
 
     /// Has the local bytes of a part be the truth, whatever they are.
@@ -329,20 +371,24 @@ impl Parts {
         punched.map_err(|error| Error::StoreFailed(error.to_string()))
     }
 
-    /// One cut of a file at a time.
-    async fn begin_cut(
+    /// Becomes the one who cuts a file, in turn.
+    async fn shape(
         self: &Arc<Self>,
         file: &Arc<PartFile>,
         locker: &Arc<LockerState>,
     ) -> Result<Cutting> {
         loop {
-            let ours = file
-                .shaping
-                .change(|shaping| !std::mem::replace(shaping, true));
+            let ours = file.shaping.change(|shaping| {
+                let ours = *shaping == Shaping::No;
+                if ours {
+                    *shaping = Shaping::Takes;
+                }
+                ours
+            });
             if ours {
                 break;
             }
-            file.shaping.until(|shaping| (!shaping).then_some(())).await;
+            file.uncut().await;
         }
         let cutting = Cutting {
             parts: Arc::clone(self),
@@ -357,10 +403,9 @@ impl Parts {
         Ok(cutting)
     }
 
-    /// Takes all parts from `first` on for the cut alone.
-    async fn take_all(&self, cutting: &mut Cutting, first: u32) -> Result<()> {
-        let file = Arc::clone(&cutting.file);
-        let locker = Arc::clone(&cutting.locker);
+    /// Takes all parts of a file from `first` on for its caller alone.
+    async fn take_all(self: &Arc<Self>, cutting: &mut Cutting, first: u32) -> Result<()> {
+        let (file, locker) = (Arc::clone(&cutting.file), Arc::clone(&cutting.locker));
         // Said before looking: who takes a part from here on looks again when he has it.
         file.cut_from(u64::from(first));
         let words: Arc<dyn super::wait::Words> = Arc::clone(&file) as _;

@@ -6,7 +6,8 @@
 //! 1. Bytes first: an intent's bytes are trusted only by a record that was made after the fsync
 //!    that covers them has returned, and is durable before sync says Ok.
 //! 2. A part that is changed while a sync is in progress is not covered by it.
-//! 3. A failed fsync is never asked again. It is a power cut: nothing that was written since the
+//! 3. What an earlier one put on record, and did not stay for, is waited for as well.
+//! 4. A failed fsync is never asked again. It is a power cut: nothing that was written since the
 //!    last good one is captured, and nothing more is written; the next open makes what the file
 //!    reads as durable, and goes on from there.
 
@@ -38,7 +39,7 @@ impl Parts {
                 return Err(Error::StoreFailed(error.to_string()));
             }
         };
-        let mut location = {
+        {
             let log = &mut *file.log.lock();
             let mut changes = Vec::new();
             for (index, location) in covered {
@@ -48,30 +49,28 @@ impl Parts {
                     changes.push(Change::Trusted { index });
                 }
             }
-            match changes.is_empty() {
-                true => 0,
-                false => self.append_changes(file, log, changes, true)?,
+            if !changes.is_empty() {
+                self.append_changes(file, log, changes, true)?;
             }
-        };
-        location = location.max(self.log_length(file)?);
-        if location > 0 {
-            self.journal.wait_durable(location).await?;
         }
+        let location = self.log_length(file)?;
+        self.journal.wait_durable(location).await?;
         self.snapshot_if_due(file);
         Ok(())
     }
 
-    /// Puts the length on record where it is not; 0 where it is.
+    /// Puts the length on record where it is not; the last record of the file, which has it.
     pub(crate) fn log_length(&self, file: &PartFile) -> Result<u64> {
         let log = &mut *file.log.lock();
         let len = file.len();
         if log.len_logged == len {
-            return Ok(0);
+            return Ok(log.last);
         }
         let head = encode(&LengthNote { len });
         let note = Append::note(kind::NOTE, file.incarnation, slot::LENGTH, head);
         let location = self.journal.append(note.vital())?;
         log.len_logged = len;
+        log.last = location;
         Ok(location)
     }
 

@@ -219,10 +219,7 @@ impl Held {
             if u64::from(index) >= part_file.cutting_from() {
                 // Behind the back of who is cutting it off: he looked before we were there.
                 drop(now);
-                part_file
-                    .shaping
-                    .until(|shaping| (!shaping).then_some(()))
-                    .await;
+                part_file.uncut().await;
                 continue;
             }
             let by = Some(&locker.state);

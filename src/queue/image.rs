@@ -71,12 +71,13 @@ impl Queue {
     }
 
     pub(crate) fn end_image(&self, image: Image, outcome: Result<(), RemoteError>) {
-        self.lock().images.ended();
         if outcome.is_ok() {
             super::Totals::add(&self.totals.images, 1);
             super::Totals::add(&self.totals.image_bytes, image.body.len() as u64);
         }
         image.sink.end(outcome);
+        // Not before: who waits for all to be settled finds it in the one place or the other.
+        self.lock().images.ended();
         self.moved_on();
     }
 

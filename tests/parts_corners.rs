@@ -1,0 +1,194 @@
+//! Corners of the part store: each was found by a random life (`parts_model.rs`), and is kept here
+//! as small as it gets.
+
+mod support;
+
+use std::time::Duration;
+
+use s3_writeback::testing::remote::{Call, Fault};
+use s3_writeback::{FileId, Mode, Role};
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
+
+const FILE: FileId = FileId(1);
+
+#[test]
+fn a_shutdown_waits_for_parts_that_wait_for_memory_of_images() {
+    paused(async {
+        for ms in 0..40 {
+            let rig = StoreRig::with(8, |config| config.image_bytes = PART as u64);
+            let delay = Fault::Delay(Duration::from_millis(10));
+            rig.remote.always(Some(Call::Put), None, delay);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..4 {
+                fill(&file, index, 1).await;
+            }
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            let report = store.shutdown().await.expect("shuts down");
+            assert!(report.sealed && report.dirty_parts == 0, "{ms}: {report:?}");
+        }
+    });
+}
+
+#[test]
+fn a_part_that_lost_its_length_in_a_power_cut_reads_as_zeros() {
+    paused(async {
+        for seed in 0..40 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            file.set_len(4 * PART as u64).await.expect("grows");
+            fill(&file, 2, 7).await;
+            rig.fs.crash(seed);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 2 * PART, PART).await.expect("reads");
+            assert!(
+                bytes.iter().all(|byte| matches!(byte, 0 | 7)),
+                "seed {seed}"
+            );
+        }
+    });
+}
+
+/// The power goes; what still runs of a store does nothing any more.
+fn power_cut(rig: &mut StoreRig, seed: u64) {
+    rig.fs.crash(seed);
+    rig.fs = rig.fs.process();
+}
+
+/// Polls a future so many times, then drops it.
+async fn leave<F: Future>(future: F, times: u32) {
+    let mut future = std::pin::pin!(future);
+    for nth in 0..times {
+        if nth > 0 {
+            tokio::task::yield_now().await;
+        }
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(future.as_mut().poll(context).is_ready())
+        });
+        if polled.await {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_sync_is_done_when_what_another_began_is_durable() {
+    paused(async {
+        for (times, seed) in (1..5).flat_map(|times| (0..10).map(move |seed| (times, seed))) {
+            let what = format!("left after {times}, seed {seed}");
+            let mut rig = StoreRig::new(4);
+            rig.fs = rig.fs.process();
+            let store = rig.open().await;
+            leave(store.create(FILE, PARTS_OF).into_future(), times).await;
+            let file = store.create_or_open(FILE, PARTS_OF).await.expect("opens");
+            drop((file, store));
+            power_cut(&mut rig, seed);
+            let store = rig.open().await;
+            let file = store.file(FILE).expect(&what);
+            fill(&file, 0, 1).await;
+            leave(file.sync().into_future(), times).await;
+            file.sync().await.expect("syncs");
+            power_cut(&mut rig, seed);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect(&what);
+            assert_eq!(file.len(), PART as u64, "{what}");
+            let bytes = read(&file, 0, PART).await.expect("reads");
+            assert_eq!(bytes, vec![1; PART], "{what}");
+            leave(file.set_len(100).into_future(), times).await;
+            if file.len() == 100 {
+                file.sync().await.expect("syncs");
+                power_cut(&mut rig, seed);
+                drop((file, store));
+                let store = rig.open().await;
+                let file = store.file(FILE).expect(&what);
+                assert_eq!(file.len(), 100, "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dropped_file_gives_its_room_back_whoever_has_a_handle() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        fill(&file, 1, 1).await;
+        assert_eq!(store.snapshot().dirty_bytes, rig.config.dirty_bytes);
+        let locker = store.locker("dropper", Role::Foreground).expect("a locker");
+        store.drop_file(FILE, &locker).await.expect("drops");
+        let snapshot = store.snapshot();
+        assert_eq!((snapshot.dirty_bytes, snapshot.cache_bytes), (0, 0));
+        drop(file);
+    });
+}
+
+#[test]
+fn a_cut_inside_a_part_that_is_not_here_needs_no_room_that_it_holds_itself() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..8 {
+            fill(&file, index, 1).await;
+        }
+        uploaded(&store).await;
+        // Only what is to be cut off is here.
+        for index in 4..8 {
+            drop(read(&file, index * PART, PART).await.expect("reads"));
+        }
+        let cut = file.set_len(2 * PART as u64 + 5);
+        cut.within(Duration::from_secs(5)).await.expect("cuts");
+        let bytes = read(&file, 2 * PART, 5).await.expect("reads");
+        assert_eq!(bytes, [1; 5]);
+    });
+}
+
+#[test]
+fn a_cut_needs_no_dirty_room_that_it_keeps_itself() {
+    paused(async {
+        let rig = StoreRig::with(8, |config| config.dirty_bytes = PART as u64);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..8 {
+            fill(&file, index, 1).await;
+        }
+        uploaded(&store).await;
+        for times in 1..6 {
+            // An intent under which nothing was written.
+            leave(file.write_at(&[2], 7 * PART as u64).into_future(), times).await;
+            let cut = file.set_len(7 * PART as u64 - times as u64);
+            cut.within(Duration::from_secs(5)).await.expect("cuts");
+            file.set_len(8 * PART as u64).await.expect("grows");
+        }
+    });
+}
+
+#[test]
+fn who_grows_a_file_through_a_guard_does_not_wait_for_who_waits_for_the_guard() {
+    paused(async {
+        let rig = StoreRig::new(8);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        file.write_at(&[1], PART as u64).await.expect("writes");
+        let locker = store.locker("grower", Role::Foreground).expect("a locker");
+        let guard = file.lock(1, Mode::Exclusive, &locker).await.expect("locks");
+        let grow = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let write = guard.write_at(&[2; 100], 0).within(Duration::from_secs(5));
+            write.await.expect("writes");
+            drop(guard);
+        };
+        let cut = file.set_len(10).within(Duration::from_secs(10));
+        let (cut, ()) = futures::future::join(cut.into_future(), grow).await;
+        cut.expect("cuts");
+        assert_eq!(file.len(), 10);
+    });
+}
