@@ -88,6 +88,7 @@ pub(crate) struct Header {
 }
 
 /// Level and place of a page.
+#[inline]
 const fn locate(page: u32) -> (usize, usize) {
     let level = (page + 1).ilog2();
     (level as usize, (page + 1 - (1 << level)) as usize)

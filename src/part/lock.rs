@@ -49,13 +49,9 @@ pub(crate) struct Locks {
     pub(crate) idle: Arc<Idle>,
 }
 
-/// Why a lock was not granted at once.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Others hold it, or came first.
-    Busy,
-    Error(Error),
-}
+/// A lock was not granted at once: what is in the way is asked for where it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotAtOnce;
 
 impl Locks {
     pub(crate) fn new(shards: usize, max_waiters: u64) -> Self {
@@ -119,28 +115,30 @@ impl Locks {
         );
     }
 
-    /// Locks a part at once, or says why not.
+    /// Locks a part, if nothing is in the way.
+    #[inline]
     pub(crate) fn try_lock(
         &self,
         word: &AtomicWord,
         key: PartKey,
         mode: Mode,
         locker: &LockerState,
-    ) -> Result<(Place, Word), Refusal> {
-        self.admits(Some(locker), false).map_err(Refusal::Error)?;
-        let want = Want::Mode(mode);
-        match word.change(|word| word.lock(want, false)) {
-            Ok((old, now)) => {
-                if old.is_held() && locker.holds(key).is_some() {
-                    self.release(word, key, want);
-                    return Err(Refusal::Busy);
-                }
-                Ok((self.note(locker, key, want), now))
-            }
-            Err(_) => Err(Refusal::Busy),
+    ) -> Result<(Place, Word), NotAtOnce> {
+        if self.gate.load(Ordering::Relaxed) != OPEN && self.admits(Some(locker), false).is_err() {
+            return Err(NotAtOnce);
         }
+        let want = Want::Mode(mode);
+        let Ok((old, now)) = word.change(|word| word.lock(want, false)) else {
+            return Err(NotAtOnce);
+        };
+        if old.is_held() && locker.holds(key).is_some() {
+            self.release(word, key, want);
+            return Err(NotAtOnce);
+        }
+        Ok((self.note(locker, key, want), now))
     }
 
+    #[inline]
     fn note(&self, locker: &LockerState, key: PartKey, want: Want) -> Place {
         locker.add(key, want, self.now_ms.load(Ordering::Relaxed))
     }
@@ -208,11 +206,13 @@ impl Locks {
     }
 
     /// Gives back what was granted.
+    #[inline]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
         self.table.release(word, key, want);
     }
 
     /// Takes a part off its locker's list and gives it back.
+    #[inline]
     pub(crate) fn unlock(
         &self,
         word: &AtomicWord,

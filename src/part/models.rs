@@ -7,7 +7,7 @@
 //! rest look at all.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -21,7 +21,7 @@ use crate::sync::RwLock;
 
 use super::id::{FileId, PartId, PartKey};
 use super::lock::Locks;
-use super::locker::{LockerState, Role};
+use super::locker::{LockerState, Place, Role};
 use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Status, Want, Word};
 use super::wait::{Asked, WaitTable, Waiting, Words};
 
@@ -131,7 +131,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -437,7 +437,7 @@ fn what_is_locked_and_here_stays_here() {
 /// captures does so under the read latch.
 #[test]
 fn what_is_clean_is_what_was_saved() {
-    check(|| {
+    check_up_to(3, || {
         let part = Part::new(captured(0).dirtied().unwrap());
         let latch = Rc::new(RwLock::new(1));
         let saved = Rc::new(Cell::new(0));
@@ -458,24 +458,24 @@ fn what_is_clean_is_what_was_saved() {
                 part.unlock(PIN);
             })
         };
-        let capturer = {
+        let evictor = {
             let (part, latch, saved) = (part.clone(), Rc::clone(&latch), Rc::clone(&saved));
             thread::spawn(move || {
-                let value = latch.read();
-                part.word().make(Word::captured).unwrap();
-                let copy = *value;
-                drop(value);
-                saved.set(copy);
-                part.word().set(|word| word.capture_ended(false));
-                part.word().make(|word| word.close_intent(0));
+                if part.word().make(Word::evict).is_some() {
+                    assert_eq!(*latch.read(), saved.get(), "it goes, and was not saved");
+                    part.word().make(Word::evicted).unwrap();
+                }
             })
         };
-        if part.word().make(Word::evict).is_some() {
-            assert_eq!(*latch.read(), saved.get(), "it goes, and was not saved");
-            part.word().make(Word::evicted).unwrap();
-        }
+        let value = latch.read();
+        part.word().make(Word::captured).unwrap();
+        let copy = *value;
+        drop(value);
+        saved.set(copy);
+        part.word().set(|word| word.capture_ended(false));
+        part.word().make(|word| word.close_intent(0));
         writer.join().unwrap();
-        capturer.join().unwrap();
+        evictor.join().unwrap();
         let word = part.word().get();
         assert!(!word.is_clean() || *latch.read() == saved.get(), "{word:?}");
         part.is_left_as_it_was_found();
@@ -487,23 +487,27 @@ fn a_part_stays_until_the_last_of_its_captures_came_back() {
     check(|| {
         let part = Part::new(captured(2));
         let ended = Rc::new([Cell::new(false), Cell::new(false)]);
-        let captures: Vec<_> = (0..2)
-            .map(|which| {
-                let (part, ended) = (part.clone(), Rc::clone(&ended));
-                thread::spawn(move || {
-                    ended[which].set(true);
-                    part.word().set(|word| word.capture_ended(false));
-                    part.word().make(|word| word.close_intent(0));
-                })
+        let end = |which: usize| {
+            let (part, ended) = (part.clone(), Rc::clone(&ended));
+            move || {
+                ended[which].set(true);
+                part.word().set(|word| word.capture_ended(false));
+                part.word().make(|word| word.close_intent(0));
+            }
+        };
+        let evictor = {
+            let (part, ended) = (part.clone(), Rc::clone(&ended));
+            thread::spawn(move || {
+                if part.word().make(Word::evict).is_some() {
+                    assert!(ended.iter().all(Cell::get), "one is in flight");
+                    part.word().make(Word::evicted).unwrap();
+                }
             })
-            .collect();
-        if part.word().make(Word::evict).is_some() {
-            assert!(ended.iter().all(Cell::get), "one is in flight");
-            part.word().make(Word::evicted).unwrap();
-        }
-        for capture in captures {
-            capture.join().unwrap();
-        }
+        };
+        let other = thread::spawn(end(1));
+        end(0)();
+        evictor.join().unwrap();
+        other.join().unwrap();
         let word = part.word().get();
         assert!(word.is_clean(), "{word:?}");
     });
@@ -655,7 +659,7 @@ fn of_two_who_cut_the_first_goes_first() {
         let part = Part::held(PIN);
         let (first, mut second) = (part.ask(SOLE).unwrap(), part.ask(SOLE).unwrap());
         part.unlock(PIN);
-        assert!(poll(std::pin::Pin::new(&mut second)).is_pending());
+        assert!(poll(Pin::new(&mut second)).is_pending());
         block_on(first).unwrap();
         part.unlock(SOLE);
         block_on(second).unwrap();
@@ -775,37 +779,113 @@ fn who_makes_room_hears_of_a_lock_that_nobody_took() {
     });
 }
 
+/// A lock manager with two parts, and two lockers.
+struct Pair {
+    locks: Locks,
+    words: Arc<dyn Words>,
+    old: Arc<LockerState>,
+    young: Arc<LockerState>,
+}
+
+impl Pair {
+    fn new() -> Arc<Self> {
+        let locks = Locks::new(2, 8);
+        let locker = |name| locks.lockers.make(name, Role::Foreground, false).unwrap();
+        let parts = [loaded(), loaded()].map(AtomicWord::new);
+        Arc::new(Self {
+            old: locker("old"),
+            young: locker("young"),
+            words: Arc::new(Parts(parts.into())),
+            locks,
+        })
+    }
+
+    fn lock(&self, index: u32, who: &LockerState) -> Place {
+        let (word, key) = (self.words.word(index), PartKey::new(1, index));
+        let locked = self.locks.try_lock(word, key, Mode::Exclusive, who);
+        locked.unwrap().0
+    }
+
+    fn unlock(&self, index: u32, who: &LockerState, place: Place) {
+        let (word, key) = (self.words.word(index), PartKey::new(1, index));
+        self.locks.unlock(word, key, EXCL, who, place);
+    }
+
+    /// In line, where somebody else has it.
+    fn wait<'a>(
+        &'a self,
+        index: u32,
+        who: &'a Arc<LockerState>,
+    ) -> Pin<Box<impl Future<Output = Result<Place, Error>> + 'a>> {
+        let key = PartKey::new(1, index);
+        let mut waiting = Box::pin(self.locks.lock(&self.words, PART, key, EXCL, who));
+        assert!(poll(waiting.as_mut()).is_pending());
+        waiting
+    }
+}
+
 #[test]
 fn who_is_in_a_deadlock_that_another_left_is_not_refused() {
     check_up_to(3, || {
-        let locks = Arc::new(Locks::new(1, 8));
-        let parts = Parts(vec![AtomicWord::new(loaded()), AtomicWord::new(loaded())]);
-        let words: Arc<dyn Words> = Arc::new(parts);
-        let locker = |name| locks.lockers.make(name, Role::Foreground, false).unwrap();
-        let (old, young) = (locker("old"), locker("young"));
-        let key = |index| PartKey::new(1, index);
-        let lock = |index, who: &_| {
-            let held = locks.try_lock(words.word(index), key(index), Mode::Exclusive, who);
-            held.unwrap().0
+        let pair = Pair::new();
+        let (_, place) = (pair.lock(0, &pair.old), pair.lock(1, &pair.young));
+        let waits = pair.wait(1, &pair.old);
+        let leaves = pair.wait(0, &pair.young);
+        let detector = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || pair.locks.detect(&[]))
         };
-        let (_, place) = (lock(0, &old), lock(1, &young));
-        let wait = |index, who: &Arc<LockerState>| {
-            let (locks, words, who) = (Arc::clone(&locks), Arc::clone(&words), Arc::clone(who));
-            let waiting = async move { locks.lock(&words, PART, key(index), EXCL, &who).await };
-            let mut waiting = Box::pin(waiting);
-            assert!(poll(waiting.as_mut()).is_pending());
-            waiting
+        drop(leaves);
+        pair.unlock(1, &pair.young, place);
+        block_on(waits).expect("the young one gives way");
+        detector.join().unwrap();
+    });
+}
+
+/// One waits for the other, and then the other for the one, time and again: lines that are read
+/// one before and one after the change look like a deadlock.
+#[test]
+fn who_waits_in_turns_is_in_no_deadlock() {
+    // The line of the first is read before that of the second.
+    let (first, second) = (1, 0);
+    check_up_to(3, move || {
+        let pair = Pair::new();
+        let detector = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || pair.locks.detect(&[]))
         };
-        let (waits, leaves) = (wait(1, &old), wait(0, &young));
-        let leaver = {
-            let (locks, words) = (Arc::clone(&locks), Arc::clone(&words));
+        let (old, young) = (&pair.old, &pair.young);
+        let mut held = pair.lock(first, young);
+        for _ in 0..2 {
+            let waiting = pair.wait(first, old);
+            pair.unlock(first, young, held);
+            let has_first = block_on(waiting).unwrap();
+            let has_second = pair.lock(second, old);
+            pair.unlock(first, old, has_first);
+            held = pair.lock(first, young);
+            let waiting = pair.wait(second, young);
+            pair.unlock(second, old, has_second);
+            let has_second = block_on(waiting).unwrap();
+            pair.unlock(second, young, has_second);
+        }
+        assert!(!detector.join().unwrap());
+    });
+}
+
+#[test]
+fn a_list_names_no_part_that_was_let_go_of() {
+    check(|| {
+        let pair = Pair::new();
+        let place = pair.lock(0, &pair.old);
+        let reader = {
+            let pair = Arc::clone(&pair);
             thread::spawn(move || {
-                drop(leaves);
-                locks.unlock(words.word(1), key(1), EXCL, &young, place);
+                if !pair.words.word(0).look().is_held() {
+                    assert_eq!(pair.old.held(), []);
+                }
             })
         };
-        locks.detect(&[]);
-        leaver.join().unwrap();
-        block_on(waits).expect("the young one gives way");
+        pair.unlock(0, &pair.old, place);
+        reader.join().unwrap();
     });
 }

@@ -250,6 +250,7 @@ impl Word {
     }
 
     /// Locks it; `first` says that the asker is the first of those who wait.
+    #[inline]
     pub(crate) const fn lock(self, want: Want, first: bool) -> Result<Self, Blocked> {
         if self.is_sole() {
             return Err(Blocked::Conflict);
@@ -278,6 +279,7 @@ impl Word {
     }
 
     /// A holder goes.
+    #[inline]
     pub(crate) fn unlock(self, want: Want) -> Self {
         match want {
             Want::Mode(Mode::Pin) => {
@@ -399,6 +401,7 @@ impl AtomicWord {
         Self(AtomicU32::new(word.0))
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Word {
         Word(self.0.load(Ordering::Acquire))
     }
@@ -410,6 +413,7 @@ impl AtomicWord {
     }
 
     /// Moves it, or says why not. The move is applied to the value it was decided on.
+    #[inline]
     pub(crate) fn change<E>(
         &self,
         decide: impl Fn(Word) -> Result<Word, E>,
@@ -433,6 +437,7 @@ impl AtomicWord {
     }
 
     /// Makes a move that is always allowed.
+    #[inline]
     pub(crate) fn set(&self, to: impl Fn(Word) -> Word) -> Word {
         match self.change::<std::convert::Infallible>(|word| Ok(to(word))) {
             Ok((_, now)) => now,

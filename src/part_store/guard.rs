@@ -44,13 +44,15 @@ pub struct Guard<'a> {
     locker: Ref<'a, Locker>,
     index: u32,
     mode: Mode,
-    place: Option<Place>,
+    /// [`Place::NONE`] of a guard that has been made another.
+    place: Place,
 }
 
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        let place = self.place;
+        if place != Place::NONE {
             let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
             let word = &file.header.entry(self.index).word;
             let (key, want) = (file.key(self.index), Want::Mode(self.mode));
@@ -75,7 +77,7 @@ impl<'a> Guard<'a> {
             locker: Ref::Borrowed(locker),
             index,
             mode,
-            place: Some(place),
+            place,
         }
     }
 
@@ -98,7 +100,7 @@ impl<'a> Guard<'a> {
             locker: Ref::Kept((*self.locker).clone()),
             index: self.index,
             mode: self.mode,
-            place: self.place.take(),
+            place: std::mem::replace(&mut self.place, Place::NONE),
         }
     }
 
@@ -184,7 +186,7 @@ impl Held {
             locker: Ref::Kept(locker.clone()),
             index,
             mode,
-            place: Some(place),
+            place,
         })
     }
 
@@ -311,7 +313,7 @@ pub(super) async fn lock_many(
     };
     let mut guards = Vec::with_capacity(parts.len());
     for (part, file) in parts.iter().zip(&files) {
-        let held = Held::get(file, locker, part.index, mode, None, room.as_mut()).await?;
+        let held = Held::get(file, locker, part.index, mode, room.as_mut()).await?;
         guards.push(held.into_guard());
     }
     Ok(GuardSet {
