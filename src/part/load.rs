@@ -81,8 +81,8 @@ impl LoadSink for PartLoad {
             self.file.moved();
             parts.evictor.notify_one();
         } else {
-            // Somebody has come since.
-            self.submit(&parts);
+            // Somebody has come since. Not from here: the line that it goes back into is locked.
+            parts.clone().spawn(async move { self.submit(&parts) });
         }
     }
 
