@@ -206,13 +206,13 @@ impl Locks {
     }
 
     /// Gives back what was granted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
         self.table.release(word, key, want);
     }
 
     /// Takes a part off its locker's list and gives it back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unlock(
         &self,
         word: &AtomicWord,

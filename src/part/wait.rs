@@ -96,6 +96,7 @@ impl Idle {
         self.gone.notified()
     }
 
+    #[inline]
     fn tell(&self, now: Word) {
         if !now.is_held() && self.wanted.load(Ordering::Relaxed) > 0 {
             self.gone.notify_one();
@@ -190,16 +191,24 @@ impl WaitTable {
     }
 
     /// A holder goes.
+    #[inline(always)]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
         let now = word.set(|word| word.unlock(want));
+        if now.has_waiters() {
+            self.released(word, key, want, now);
+        }
+        self.idle.tell(now);
+    }
+
+    #[cold]
+    fn released(&self, word: &AtomicWord, key: PartKey, want: Want, now: Word) {
         let pin = want == PIN;
         // A pin that goes matters to nobody but who waits for all of them to go, or for one more.
         let matters = !pin || now.is_closing() || now.pins() == MAX_HOLDERS - 1;
-        if now.has_waiters() && matters {
+        if matters {
             let told = self.hand_on(&mut self.shard(key).lock(), key, word);
             wake(told);
         }
-        self.idle.tell(now);
     }
 
     /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody

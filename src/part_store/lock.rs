@@ -15,7 +15,7 @@ use crate::part::state::{Mode, Status};
 
 use super::Locker;
 use super::file::File;
-use super::guard::{Guard, Held};
+use super::guard::{Guard, OwnedGuard};
 
 /// A lock that has not been asked for: choose how to wait for it, as with an
 /// [`Op`](crate::Op).
@@ -57,17 +57,19 @@ impl<'a> Lock<'a> {
             return None;
         }
         let word = &file.header.entry(self.index).word;
-        let key = file.key(self.index);
-        let tried = parts
-            .locks
-            .try_lock(word, key, self.mode, &self.locker.state);
+        let (key, locker) = (file.key(self.index), &self.locker.state);
+        let tried = parts.locks.try_lock(word, key, self.mode, locker);
         let Ok((place, now)) = tried else { return None };
-        let guard = Guard::new(self.file, self.locker, self.index, self.mode, place);
-        // Not here, or cut off between the look and the lock: given back, and asked for anew.
         let here = matches!(now.status(), Status::Loaded | Status::Zero)
             && u64::from(self.index) < file.cutting_from()
             && file.check(self.index).is_ok();
-        here.then_some(guard)
+        let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
+        if here {
+            return Some(guard);
+        }
+        // Not here, or cut off between the look and the lock: given back, and asked for anew.
+        drop(guard);
+        None
     }
 
     /// The rest of the way, where the first look was not enough.
@@ -77,8 +79,8 @@ impl<'a> Lock<'a> {
         let parts = &file.inner.parts;
         let deadline = self.deadline.unwrap_or(parts.config.queue.op_deadline);
         let work = async move {
-            let held = Held::get(file, locker, index, mode, None).await?;
-            Ok(held.into_guard())
+            let guard = OwnedGuard::get(file, locker, index, mode, None).await?;
+            Ok(guard.into_guard(file, locker))
         };
         let why = move || {
             let (parts, file) = (&file.inner.parts, &file.inner.file);
@@ -159,7 +161,7 @@ impl<'a> Future for LockFuture<'a> {
     }
 }
 
-impl Held {
+impl OwnedGuard {
     /// Gets a lock, in its turn, and has the part here.
     pub(super) async fn get(
         file: &File,
