@@ -333,7 +333,7 @@ impl Word {
 
     /// The clock's hand passes: a little less in use; `None` where it was in no use.
     pub(crate) const fn aged(self) -> Option<Self> {
-        if self.0 / USAGE % 4 == 0 {
+        if (self.0 / USAGE).is_multiple_of(4) {
             None
         } else {
             Some(Self(self.0 - USAGE))
