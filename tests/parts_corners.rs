@@ -192,3 +192,27 @@ fn who_grows_a_file_through_a_guard_does_not_wait_for_who_waits_for_the_guard() 
         assert_eq!(file.len(), 10);
     });
 }
+
+#[test]
+fn a_write_that_comes_during_a_cut_writes_behind_it() {
+    paused(async {
+        for times in 1..8 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            fill(&file, 1, 1).await;
+            leave(file.set_len(10).into_future(), times).await;
+            file.write_at(&[2; 9], PART as u64 + 1)
+                .await
+                .expect("writes");
+            let bytes = read(&file, PART, 10).await.expect("reads");
+            let before = u8::from(file.len() > PART as u64 + 10);
+            assert_eq!(
+                bytes,
+                [before, 2, 2, 2, 2, 2, 2, 2, 2, 2],
+                "left after {times}"
+            );
+        }
+    });
+}

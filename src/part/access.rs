@@ -100,7 +100,14 @@ impl Parts {
             if self.locks.try_pin(word).is_none() {
                 let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
                 if let Some(waiting) = self.locks.ask_pin(&words, file.key(index))? {
-                    waiting.await?;
+                    match waiting.await {
+                        // Cut off, it can be written anew; or read past the end.
+                        Err(Error::Deleted { .. }) if !file.is_dropped() => {
+                            file.uncut().await;
+                            continue;
+                        }
+                        waited => waited?,
+                    }
                 }
             }
             let pin = StepPin {
