@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{FileId, Mode, Role};
+use s3_writeback::{Error, FileId, Mode, PartId, Role};
 use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
 
 const FILE: FileId = FileId(1);
@@ -190,5 +190,135 @@ fn who_grows_a_file_through_a_guard_does_not_wait_for_who_waits_for_the_guard() 
         let (cut, ()) = futures::future::join(cut.into_future(), grow).await;
         cut.expect("cuts");
         assert_eq!(file.len(), 10);
+    });
+}
+
+#[test]
+fn a_write_that_comes_during_a_cut_writes_behind_it() {
+    paused(async {
+        for times in 1..8 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            fill(&file, 1, 1).await;
+            leave(file.set_len(10).into_future(), times).await;
+            file.write_at(&[2; 9], PART as u64 + 1)
+                .await
+                .expect("writes");
+            let bytes = read(&file, PART, 10).await.expect("reads");
+            let before = u8::from(file.len() > PART as u64 + 10);
+            assert_eq!(
+                bytes,
+                [before, 2, 2, 2, 2, 2, 2, 2, 2, 2],
+                "left after {times}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_step_over_several_parts_has_room_for_all_of_them_or_none() {
+    paused(async {
+        let rig = StoreRig::with(8, |config| config.dirty_bytes = 2 * PART as u64);
+        let store = rig.open().await;
+        let files = [FILE, FileId(2)];
+        for id in files {
+            let file = store.create(id, PARTS_OF).await.expect("creates");
+            file.set_len(8 * PART as u64).await.expect("grows");
+        }
+        let part = |(file, index)| PartId {
+            file: files[file],
+            index,
+        };
+        let sets: [&[(usize, u32)]; 5] = [
+            &[(0, 0), (1, 0)],
+            &[(0, 1), (1, 1)],
+            &[(0, 2), (1, 1)],
+            &[(1, 4)],
+            &[(0, 4), (0, 5), (1, 5)],
+        ];
+        let works = sets.map(|set| {
+            let store = store.clone();
+            async move {
+                let locker = store.locker("stepper", Role::Foreground).expect("a locker");
+                let ids: Vec<PartId> = set.iter().copied().map(part).collect();
+                for round in 0..10 {
+                    let file = store.file(ids[0].file).expect("is there");
+                    let write = file.write_at(&[1], u64::from(ids[0].index) * PART as u64);
+                    write.await.expect("writes");
+                    let set = store.lock_many(&ids, Mode::Pin, &locker);
+                    let set = set.await.expect("locks");
+                    let bytes = [round + 1; 9];
+                    let pieces: Vec<_> = ids.iter().map(|id| (*id, 7, &bytes[..])).collect();
+                    let written = set.write(&pieces).within(Duration::from_secs(60)).await;
+                    match written {
+                        Err(Error::TooLarge { .. }) if ids.len() > 2 => return,
+                        written => written.expect("writes"),
+                    }
+                    drop(set);
+                }
+                assert!(ids.len() <= 2);
+            }
+        });
+        futures::future::join_all(works).await;
+    });
+}
+
+#[test]
+fn a_step_that_was_left_keeps_no_room_while_its_guard_is_held() {
+    paused(async {
+        for times in 1..6 {
+            let rig = StoreRig::with(8, |config| config.dirty_bytes = PART as u64);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            file.set_len(2 * PART as u64).await.expect("grows");
+            let locker = store.locker("holder", Role::Foreground).expect("a locker");
+            let guard = file.lock(0, Mode::Exclusive, &locker).await.expect("locks");
+            leave(guard.write_at(&[1], 0).into_future(), times).await;
+            let write = file.write_at(&[2], PART as u64);
+            write.within(Duration::from_secs(60)).await.expect("writes");
+        }
+    });
+}
+
+#[test]
+fn a_step_that_has_no_room_because_of_guards_says_so() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        fill(&file, 1, 1).await;
+        file.set_len(8 * PART as u64).await.expect("grows");
+        uploaded(&store).await;
+        let holder = store.locker("holder", Role::Foreground).expect("a locker");
+        let one = file.lock(0, Mode::Pin, &holder).await.expect("locks");
+        let two = file.lock(1, Mode::Pin, &holder).await.expect("locks");
+        let part = |index| PartId { file: FILE, index };
+        let locker = store.locker("stepper", Role::Foreground).expect("a locker");
+        let ids = [part(4), part(5)];
+        let pieces = ids.map(|id| (id, 0, &[1_u8; 3][..]));
+        let set = store
+            .lock_many(&ids, Mode::Exclusive, &locker)
+            .await
+            .expect("locks");
+        set.write(&pieces).await.expect("writes");
+        drop(set);
+        uploaded(&store).await;
+        let three = file.lock(4, Mode::Pin, &holder).await.expect("locks");
+        let ids = [part(6), part(7)];
+        let pieces = ids.map(|id| (id, 0, &[1_u8; 3][..]));
+        let set = store
+            .lock_many(&ids, Mode::Exclusive, &locker)
+            .await
+            .expect("locks");
+        let written = set.write(&pieces).within(Duration::from_secs(60)).await;
+        assert!(
+            matches!(written, Err(Error::CacheFull { .. })),
+            "{written:?}"
+        );
+        drop((one, two, three));
+        set.write(&pieces).await.expect("writes");
     });
 }

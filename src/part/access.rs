@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use super::Parts;
 use super::file::{PartFile, Shaping};
 use super::id::PartKey;
+use super::intent::Opened;
 use super::locker::LockerState;
 use super::room::Taken;
 use super::state::{Mode, Status, Want};
@@ -71,6 +72,24 @@ impl<'a> Piece<'a> {
         self.file.key(self.index)
     }
 
+    fn status(&self) -> Status {
+        self.file.header.entry(self.index).word.get().status()
+    }
+
+    fn needs_load(&self) -> bool {
+        match self.status() {
+            Status::Zero | Status::Loaded => false,
+            // Nothing of what S3 has would be left.
+            Status::NotLoaded => !self.is_whole(),
+            Status::Loading | Status::Evicting => true,
+        }
+    }
+
+    fn lacks_frame(&self) -> bool {
+        let wants = matches!(self.status(), Status::Zero | Status::NotLoaded);
+        wants && self.frame.is_none()
+    }
+
     fn grows(&self) -> bool {
         self.end() > self.file.len()
     }
@@ -101,10 +120,12 @@ impl Parts {
                 let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
                 if let Some(waiting) = self.locks.ask_pin(&words, file.key(index))? {
                     match waiting.await {
-                        Ok(()) => {}
-                        // Cut off, and perhaps to be written again: the file may grow.
-                        Err(Error::Deleted { .. }) if !file.is_dropped() => continue,
-                        Err(error) => return Err(error),
+                        // Cut off, it can be written anew; or read past the end.
+                        Err(Error::Deleted { .. }) if !file.is_dropped() => {
+                            file.uncut().await;
+                            continue;
+                        }
+                        waited => waited?,
                     }
                 }
             }
@@ -218,57 +239,75 @@ impl Parts {
         pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<()> {
+        let total: u64 = pieces.iter().map(|p| u64::from(p.file.part_bytes)).sum();
+        for room in [&self.dirty, &self.cache] {
+            room.may_have(total)?;
+        }
         loop {
-            for piece in pieces.iter_mut() {
-                self.get_ready(piece, locker).await?;
-            }
-            self.get_intents(pieces, locker).await?;
+            self.get_frames(pieces, locker).await?;
+            let opened = self.get_intents(pieces, locker).await?;
             for piece in &*pieces {
                 if piece.grows() {
                     piece.file.may_grow().await;
                 }
             }
             if self.step(pieces, locker)? == Stepped::Done {
+                if let Some(opened) = opened {
+                    opened.are_used();
+                }
                 return Ok(());
             }
         }
     }
 
-    /// Its bytes are here, or there is room for them.
-    async fn get_ready(
+    /// Their bytes are here, or there is room for them: all of it is taken at once, because nobody
+    /// waits for room with room in hand.
+    async fn get_frames(
         self: &Arc<Self>,
-        piece: &mut Piece<'_>,
+        pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<()> {
-        let file = Arc::clone(&piece.file);
-        let word = &file.header.entry(piece.index).word;
         loop {
-            let wants_frame = match word.get().status() {
-                Status::Loaded => return Ok(()),
-                Status::Zero => true,
-                // Nothing of what S3 has would be left.
-                Status::NotLoaded => piece.is_whole(),
-                Status::Loading | Status::Evicting => false,
-            };
-            if !wants_frame {
-                self.present(&file, piece.index, locker).await?;
+            if let Some(missing) = pieces.iter().position(Piece::needs_load) {
+                let file = Arc::clone(&pieces[missing].file);
+                let index = pieces[missing].index;
+                pieces.iter_mut().for_each(|piece| piece.frame = None);
+                self.present(&file, index, locker).await?;
                 continue;
             }
-            if piece.frame.is_none() {
-                let each = u64::from(file.part_bytes);
-                let frame = self.cache.take(each, locker, || self.needs_room()).await?;
-                piece.frame = Some(frame);
+            let lacking = |pieces: &[Piece<'_>]| -> u64 {
+                let lacking = pieces.iter().filter(|piece| piece.lacks_frame());
+                lacking.map(|piece| u64::from(piece.file.part_bytes)).sum()
+            };
+            let bytes = lacking(pieces);
+            if bytes == 0 {
+                return Ok(());
+            }
+            let mut room = match self.cache.try_take(bytes, locker) {
+                Some(room) => room,
+                None => {
+                    pieces.iter_mut().for_each(|piece| piece.frame = None);
+                    let bytes = lacking(pieces);
+                    let room = self.cache.take(bytes, locker, || self.needs_room());
+                    room.await?
+                }
+            };
+            for piece in pieces.iter_mut() {
+                let each = u64::from(piece.file.part_bytes);
+                if !piece.lacks_frame() || room.bytes() < each {
+                    continue;
+                }
+                piece.frame = Some(room.split(each));
                 // Blocks too, so that the step does not run out of disk.
-                let (on, index) = (Arc::clone(&file), piece.index);
+                let (on, index) = (Arc::clone(&piece.file), piece.index);
                 let reserved = self
                     .io
                     .run(move || on.disk.reserve(on.start_of(index), each));
                 reserved
                     .await
                     .and_then(|reserved| reserved)
-                    .map_err(|error| self.disk_error(&file, &error))?;
+                    .map_err(|error| self.disk_error(&piece.file, &error))?;
             }
-            return Ok(());
         }
     }
 
@@ -286,22 +325,23 @@ impl Parts {
         self: &Arc<Self>,
         pieces: &[Piece<'_>],
         locker: Option<&Arc<LockerState>>,
-    ) -> Result<()> {
-        let lacks = |piece: &&Piece<'_>| {
+    ) -> Result<Option<Opened>> {
+        let lacks = |piece: &Piece<'_>| {
             let word = piece.file.header.entry(piece.index).word.get();
             !word.has_intent()
         };
-        let mut lacking: Vec<&Piece<'_>> = pieces.iter().filter(lacks).collect();
-        lacking.sort_unstable_by_key(|piece| piece.key());
-        lacking.dedup_by_key(|piece| piece.key());
-        for of_file in lacking.chunk_by(|a, b| a.file.no == b.file.no) {
-            let Some(first) = of_file.first() else {
-                continue;
-            };
-            let parts: Vec<u32> = of_file.iter().map(|piece| piece.index).collect();
-            self.open_intents(&first.file, &parts, locker).await?;
+        if !pieces.iter().any(lacks) {
+            return Ok(None);
         }
-        Ok(())
+        let mut parts: Vec<(Arc<PartFile>, u32)> = pieces
+            .iter()
+            .map(|piece| (Arc::clone(&piece.file), piece.index))
+            .collect();
+        parts.sort_unstable_by_key(|(file, index)| file.key(*index));
+        parts.dedup_by_key(|(file, index)| file.key(*index));
+        let opened = Opened::new(self, parts);
+        self.open_intents(opened.parts(), locker).await?;
+        Ok(Some(opened))
     }
 
     /// The step: from here on nothing is waited for.
@@ -310,19 +350,14 @@ impl Parts {
         pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<Stepped> {
-        let one;
-        let several;
         // One latch for one part, without a list of them.
-        match pieces {
-            [piece] => {
-                one = self.latches.step(piece.key());
-                let _ = &one;
-            }
+        let (_one, _several) = match pieces {
+            [piece] => (Some(self.latches.step(piece.key())), Vec::new()),
             _ => {
-                several = self.latches.step_all(pieces.iter().map(Piece::key));
-                let _ = &several;
+                let keys = pieces.iter().map(Piece::key);
+                (None, self.latches.step_all(keys))
             }
-        }
+        };
         self.check_writes(locker)?;
         for piece in &*pieces {
             let file = &piece.file;

@@ -21,10 +21,42 @@ use super::file::{FileLog, Intent, PartFile};
 use super::locker::LockerState;
 use super::record::{Change, HeaderRecord, encode, kind};
 use super::room::Taken;
-use super::state::Status;
+use super::state::{Status, Word};
 
 /// Changes that one record carries at most.
 const MAX_CHANGES: usize = 16 * 1024;
+
+/// Intents that were opened for a step. Dropped without one, they end: whoever holds the parts may
+/// go on to do so, and keeps no room by it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    store: Arc<Parts>,
+    parts: Vec<(Arc<PartFile>, u32)>,
+}
+
+impl Opened {
+    pub(crate) fn new(store: &Arc<Parts>, parts: Vec<(Arc<PartFile>, u32)>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            parts,
+        }
+    }
+
+    pub(crate) fn parts(&self) -> &[(Arc<PartFile>, u32)] {
+        &self.parts
+    }
+
+    /// The step was made.
+    pub(crate) fn are_used(mut self) {
+        self.parts.clear();
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.store.close_unused(&self.parts);
+    }
+}
 
 impl Parts {
     /// Puts changes of a file's header on record. Under the file's log lock, with the change made
@@ -54,37 +86,55 @@ impl Parts {
         Ok(last)
     }
 
-    /// Opens intents on parts of one file that their caller keeps here, and waits until they are
-    /// durable.
+    /// Opens intents on parts that their caller keeps here, in their order, and waits until they
+    /// are durable: one record a file.
     ///
     /// # Cancel safety
     /// What was put on record stays so, and ends later if nothing is written.
     pub(crate) async fn open_intents(
         self: &Arc<Self>,
-        file: &Arc<PartFile>,
-        parts: &[u32],
+        parts: &[(Arc<PartFile>, u32)],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<()> {
         self.check_writes(locker)?;
-        let each = u64::from(file.part_bytes);
-        let missing = {
-            let log = file.log.lock();
-            parts
-                .iter()
-                .filter(|index| !log.intents.contains_key(index))
-                .count()
+        let missing = || -> u64 {
+            let lacks = |(file, index): &&(Arc<PartFile>, u32)| {
+                let log = file.log.lock();
+                !log.intents.contains_key(index)
+            };
+            let missing = parts.iter().filter(lacks);
+            missing.map(|(file, _)| u64::from(file.part_bytes)).sum()
         };
-        let mut room = match missing {
+        let bytes = missing();
+        let mut room = match bytes {
             0 => None,
-            n => Some(
-                self.dirty
-                    .take(each * n as u64, locker, || self.flusher.hurry())
-                    .await?,
-            ),
+            bytes => self.dirty.try_take(bytes, locker),
         };
+        if bytes > 0 && room.is_none() {
+            // Nobody waits for room with room that he does not use.
+            self.close_unused(parts);
+            let room_for_all = self.dirty.take(missing(), locker, || self.flusher.hurry());
+            room = Some(room_for_all.await?);
+        }
         self.check_writes(locker)?;
-        let location = self.log_intents(file, parts, room.as_mut())?;
+        let mut logged = Vec::new();
+        for of_file in parts.chunk_by(|(a, _), (b, _)| a.no == b.no) {
+            let Some((file, _)) = of_file.first() else {
+                continue;
+            };
+            let indexes: Vec<u32> = of_file.iter().map(|(_, index)| *index).collect();
+            let location = self.log_intents(file, &indexes, room.as_mut())?;
+            logged.push((file, indexes, location));
+        }
         drop(room);
+        for (file, indexes, location) in logged {
+            self.opened(file, &indexes, location).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until intents are durable, and says so in their words.
+    async fn opened(&self, file: &Arc<PartFile>, parts: &[u32], location: Location) -> Result<()> {
         match self.journal.wait_durable(location).await {
             Ok(()) => {
                 let log = file.log.lock();
@@ -165,42 +215,74 @@ impl Parts {
 
     /// Ends the intents of a file under which nothing was written that the entry does not have.
     pub(crate) fn close_idle_intents(&self, file: &PartFile) {
-        let mut closed = Vec::new();
-        {
+        let closed = {
             let log = &mut *file.log.lock();
-            let mut changes = Vec::new();
-            for index in log.intents.keys() {
-                let word = &file.header.entry(*index).word;
-                let idle = |word: super::state::Word| {
-                    // Who has it to himself does not write to it.
-                    let still = (!word.is_held() || word.is_sole()) && word.captures() == 0;
-                    let here = matches!(
-                        word.status(),
-                        Status::Zero | Status::NotLoaded | Status::Loaded
-                    );
-                    (still && here)
-                        .then_some(word)
-                        .and_then(|word| word.close_intent(0))
-                };
-                if word.make(idle).is_some() {
-                    changes.push(Change::IntentEnded { index: *index });
-                }
+            let all: Vec<u32> = log.intents.keys().copied().collect();
+            // Who has it to himself does not write to it.
+            self.close_intents(file, log, &all, |word| !word.is_held() || word.is_sole())
+        };
+        self.closed(closed);
+    }
+
+    /// The same of some parts, whoever holds them.
+    fn close_unused(&self, parts: &[(Arc<PartFile>, u32)]) {
+        for (file, index) in parts {
+            let closed = {
+                let log = &mut *file.log.lock();
+                self.close_intents(file, log, &[*index], |_| true)
+            };
+            self.closed(closed);
+        }
+    }
+
+    fn closed(&self, closed: Vec<Intent>) {
+        if !closed.is_empty() {
+            // Room is given back without a lock: it wakes who waits.
+            drop(closed);
+            self.evictor.notify_one();
+        }
+    }
+
+    fn close_intents(
+        &self,
+        file: &PartFile,
+        log: &mut FileLog,
+        parts: &[u32],
+        may: impl Fn(Word) -> bool,
+    ) -> Vec<Intent> {
+        let mut changes = Vec::new();
+        for index in parts {
+            let word = &file.header.entry(*index).word;
+            if word.get().is_dirty() || !log.intents.contains_key(index) {
+                continue;
             }
-            if changes.is_empty() {
-                return;
-            }
-            if let Err(error) = self.append_changes(file, log, changes.clone(), true) {
-                tracing::debug!(%error, "intents stay open");
-                return;
-            }
-            for change in changes {
-                if let Change::IntentEnded { index } = change {
-                    closed.extend(log.intents.remove(&index));
-                }
+            // Under the latch: a step that relies on the intent is over, or asks for another.
+            let _latch = self.latches.step(file.key(*index));
+            let idle = |word: Word| {
+                let here = matches!(
+                    word.status(),
+                    Status::Zero | Status::NotLoaded | Status::Loaded
+                );
+                (may(word) && word.captures() == 0 && here)
+                    .then_some(word)
+                    .and_then(|word| word.close_intent(0))
+            };
+            if word.make(idle).is_some() {
+                changes.push(Change::IntentEnded { index: *index });
             }
         }
-        drop(closed);
-        self.evictor.notify_one();
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        if let Err(error) = self.append_changes(file, log, changes.clone(), true) {
+            tracing::debug!(%error, "intents stay open");
+            return Vec::new();
+        }
+        let ended = changes.into_iter().filter_map(|change| match change {
+            Change::IntentEnded { index } => log.intents.remove(&index),
+            _ => None,
+        });
+        ended.collect()
     }
 
     /// Whether a write may be made now.

@@ -305,7 +305,8 @@ impl Parts {
             if file.header.entry(index).word.get().status() == Status::Zero {
                 return Ok(());
             }
-            self.open_intents(file, &[index], Some(locker)).await?;
+            let part = [(Arc::clone(file), index)];
+            self.open_intents(&part, Some(locker)).await?;
             self.sync(file).await?;
             let log = file.log.lock();
             if log.intents.get(&index).is_some_and(|intent| intent.trusted) {

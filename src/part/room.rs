@@ -145,6 +145,18 @@ impl Room {
         self.state.edit(|state| self.taken(state, bytes))
     }
 
+    /// Whether anybody can have so much at once.
+    pub(crate) fn may_have(&self, bytes: u64) -> Result<()> {
+        if bytes > self.limit {
+            return Err(Error::TooLarge {
+                limit: self.what,
+                size: bytes,
+                max: self.limit,
+            });
+        }
+        Ok(())
+    }
+
     /// Takes room, in its turn. `waits` is called before the first wait: somebody has to make
     /// room.
     pub(crate) async fn take(
@@ -153,13 +165,7 @@ impl Room {
         locker: Option<&Arc<LockerState>>,
         waits: impl Fn(),
     ) -> Result<Taken> {
-        if bytes > self.limit {
-            return Err(Error::TooLarge {
-                limit: self.what,
-                size: bytes,
-                max: self.limit,
-            });
-        }
+        self.may_have(bytes)?;
         if let Some(taken) = self.try_take(bytes, locker) {
             return Ok(taken);
         }

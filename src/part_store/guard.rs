@@ -283,7 +283,8 @@ impl GuardSet {
     ///
     /// # Errors
     /// As [`Guard::write_at`]; [`Error::InvalidInput`] for a part that is not in the set, one that
-    /// is named twice, or more than `max_step_bytes`. Nothing has been written then.
+    /// is named twice, or more than `max_step_bytes`; [`Error::TooLarge`] for parts that are more
+    /// than `dirty_bytes` or `cache_bytes` together. Nothing has been written then.
     ///
     /// # Cancel safety
     /// Nothing has been written before it is done.
