@@ -390,6 +390,8 @@ impl UploadQueue {
                 .collect(),
             uploaded: Totals::read(&totals.uploaded),
             uploaded_bytes: Totals::read(&totals.uploaded_bytes),
+            images_uploaded: Totals::read(&totals.images),
+            image_bytes_uploaded: Totals::read(&totals.image_bytes),
             deleted: Totals::read(&totals.deleted),
             requests: Totals::read(&totals.requests),
             unknown: Totals::read(&totals.unknown),

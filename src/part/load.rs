@@ -273,12 +273,8 @@ impl Parts {
                 Status::Loading => {
                     #[cfg(test)]
                     drop(self.between.lock().await);
-                    match self.join(file, index, locker) {
-                        Some(joined) => tokio::select! {
-                            biased;
-                            told = joined.0.cell.until(Clone::clone) => told?,
-                            error = self.locks.refused(locker.map(|l| &**l)) => return Err(error),
-                        },
+                    match self.join(file, index) {
+                        Some(joined) => self.told(joined, locker).await?,
                         // Written whole, by somebody else, in this very moment.
                         None => {
                             let gone = || {
@@ -305,7 +301,10 @@ impl Parts {
                             (frame.await?, false)
                         }
                     };
-                    self.start_load(file, index, frame, here, false);
+                    if let Started::Ours(joined) = self.start_load(file, index, frame, here, false)
+                    {
+                        self.told(joined, locker).await?;
+                    }
                 }
             }
         }
@@ -318,20 +317,31 @@ impl Parts {
             return true;
         }
         if let Some(frame) = self.resident.take_leftover(file.key(index)) {
-            return self.start_load(file, index, frame, true, true);
+            self.start_load(file, index, frame, true, true);
+            return true;
         }
-        match self.cache.try_take(u64::from(file.part_bytes), None) {
-            Some(frame) => self.start_load(file, index, frame, false, true),
-            None => false,
+        let frame = self.cache.try_take(u64::from(file.part_bytes), None);
+        frame.is_some_and(|frame| {
+            self.start_load(file, index, frame, false, true);
+            true
+        })
+    }
+
+    /// Waits for a load, as long as the phase lets its waiter.
+    async fn told(&self, joined: Joined, locker: Option<&Arc<LockerState>>) -> Result<()> {
+        if locker.is_some_and(|locker| locker.role == Role::Checkpointer)
+            && !joined.0.urgent.swap(true, Ordering::Relaxed)
+        {
+            self.queue.wake_for_load();
+        }
+        tokio::select! {
+            biased;
+            told = joined.0.cell.until(Clone::clone) => told,
+            error = self.locks.refused(locker.map(|l| &**l)) => Err(error),
         }
     }
 
-    fn join(
-        &self,
-        file: &PartFile,
-        index: u32,
-        locker: Option<&Arc<LockerState>>,
-    ) -> Option<Joined> {
+    fn join(&self, file: &PartFile, index: u32) -> Option<Joined> {
         let load = {
             // Counted under the lock under which a load that nobody wants is given up.
             let loads = file.loads.lock();
@@ -339,15 +349,11 @@ impl Parts {
             load.waiters.fetch_add(1, Ordering::AcqRel);
             Arc::clone(load)
         };
-        if locker.is_some_and(|locker| locker.role == Role::Checkpointer)
-            && !load.urgent.swap(true, Ordering::Relaxed)
-        {
-            self.queue.wake_for_load();
-        }
         Some(Joined(load))
     }
 
-    /// Starts a load, unless somebody else did; whether there is one.
+    /// Starts a load, unless somebody else did. Whoever starts one waits for it from the start: a
+    /// worker that is quick does not find that nobody does.
     fn start_load(
         self: &Arc<Self>,
         file: &Arc<PartFile>,
@@ -355,15 +361,15 @@ impl Parts {
         frame: Taken,
         here: bool,
         prefetch: bool,
-    ) -> bool {
+    ) -> Started {
         let entry = file.header.entry(index);
         let load = {
             let mut loads = file.loads.lock();
             let Some(address) = entry.address() else {
-                return false;
+                return Started::No;
             };
             if file.check(index).is_err() || entry.word.make(|word| word.load()).is_none() {
-                return true;
+                return Started::No;
             }
             let load = Arc::new(PartLoad {
                 parts: Arc::downgrade(self),
@@ -372,7 +378,7 @@ impl Parts {
                 address,
                 key: self.epochs.key(&address),
                 cell: Watched::new(None),
-                waiters: AtomicU32::new(0),
+                waiters: AtomicU32::new(1),
                 prefetch,
                 urgent: AtomicBool::new(false),
                 frame: Mutex::new(Some(frame)),
@@ -382,6 +388,7 @@ impl Parts {
         };
         // Who waits because there was no load to join looks again.
         file.moved();
+        let joined = Joined(Arc::clone(&load));
         let parts = Arc::clone(self);
         self.spawn(async move {
             if here && parts.was_left_here(&load).await {
@@ -390,7 +397,7 @@ impl Parts {
             }
             load.submit(&parts);
         });
-        true
+        Started::Ours(joined)
     }
 
     /// Whether what is in the local file is the image already.
@@ -406,6 +413,13 @@ impl Parts {
         });
         matches!(same.await, Ok(Ok(true)))
     }
+}
+
+/// What came of starting a load.
+enum Started {
+    Ours(Joined),
+    /// Somebody else's, or there is nothing to load: the part is looked at again.
+    No,
 }
 
 /// One who waits for a load: gone when dropped.
