@@ -188,6 +188,59 @@ impl Locks {
         }
     }
 
+    /// Enters the line for a part, without a timer: [`expire`](Self::expire) ends the wait. `None`
+    /// where there is more in the way than others: [`lock`](Self::lock) says what.
+    pub(crate) fn enter(
+        &self,
+        words: &Arc<dyn Words>,
+        key: PartKey,
+        mode: Mode,
+        locker: &Arc<LockerState>,
+        within: Duration,
+    ) -> Option<Waiting> {
+        if self.admits(Some(locker), false).is_err() || locker.holds(key).is_some() {
+            return None;
+        }
+        let want = Want::Mode(mode);
+        match self
+            .table
+            .ask_within(words, key, want, Some(locker), Some(within))
+        {
+            Asked::Waits(waiting) if self.admits(Some(locker), false).is_ok() => Some(waiting),
+            // Dropped, it leaves the line.
+            Asked::Waits(_) => None,
+            Asked::Granted => {
+                self.release(words.word(key.index()), key, want);
+                None
+            }
+            Asked::Full | Asked::TooManyWaiters => None,
+        }
+    }
+
+    /// What was waited for has been granted.
+    pub(crate) fn granted(&self, key: PartKey, mode: Mode, locker: &LockerState) -> Place {
+        self.note(locker, key, Want::Mode(mode))
+    }
+
+    /// Ends the waits that have no timer and have lasted as long as they may.
+    pub(crate) fn expire(&self, name: impl Fn(PartKey) -> Option<PartId>) {
+        for waiter in self.table.expired() {
+            let waiting_for = match (name(waiter.key), waiter.want) {
+                (Some(part), Want::Mode(mode)) => Error::Locked {
+                    part,
+                    mode,
+                    holders: self.holders(waiter.key, waiter.want),
+                },
+                _ => Error::WouldWait("a part lock"),
+            };
+            let error = Error::TimedOut {
+                waited: waiter.since.elapsed(),
+                waiting_for: Box::new(waiting_for),
+            };
+            self.table.refuse_one(&waiter, &error);
+        }
+    }
+
     /// Pins a part for one step, for nobody in particular; `None` while it is being cut off.
     pub(crate) fn try_pin(&self, word: &AtomicWord) -> Option<Word> {
         let pin = Want::Mode(Mode::Pin);

@@ -221,6 +221,13 @@ impl Parts {
                 () = self.stop.cancelled() => return,
             }
             self.locks.tick();
+            if self.locks.waiting() > 0 {
+                let files = self.all_files();
+                self.locks.expire(|key| {
+                    let file = files.iter().find(|file| file.no == key.file())?;
+                    Some(file.part(key.index()))
+                });
+            }
             if self.locks.waiting() > 1 {
                 // Room is waited for with parts held: who waits for it is in a cycle too.
                 while self.locks.detect(&[]) {}

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -44,6 +45,8 @@ pub(crate) struct Waiter {
     pub want: Want,
     pub locker: Option<Arc<LockerState>>,
     pub since: Instant,
+    /// How long it may wait, where it has no timer of its own.
+    pub within: Option<Duration>,
     words: Arc<dyn Words>,
     told: Mutex<Told>,
 }
@@ -140,6 +143,18 @@ impl WaitTable {
         want: Want,
         locker: Option<&Arc<LockerState>>,
     ) -> Asked {
+        self.ask_within(words, key, want, locker, None)
+    }
+
+    /// The same, for as long as whoever calls [`expired`](Self::expired) lets it wait.
+    pub(crate) fn ask_within(
+        self: &Arc<Self>,
+        words: &Arc<dyn Words>,
+        key: PartKey,
+        want: Want,
+        locker: Option<&Arc<LockerState>>,
+        within: Option<Duration>,
+    ) -> Asked {
         let word = words.word(key.index());
         let mut shard = self.shard(key).lock();
         let first = !shard.contains_key(&key);
@@ -173,6 +188,7 @@ impl WaitTable {
             want,
             locker: locker.cloned(),
             since: Instant::now(),
+            within,
             words: Arc::clone(words),
             told: Mutex::new(Told::Nothing(None)),
         });
@@ -345,6 +361,16 @@ impl WaitTable {
             lines.extend(shard.values().map(|line| line.iter().cloned().collect()));
         }
         lines
+    }
+
+    /// Those that have waited for as long as they may.
+    pub(crate) fn expired(&self) -> Vec<Arc<Waiter>> {
+        let now = Instant::now();
+        let over = |waiter: &Arc<Waiter>| {
+            let within = waiter.within;
+            within.is_some_and(|within| now.duration_since(waiter.since) >= within)
+        };
+        self.lines().into_iter().flatten().filter(over).collect()
     }
 
     /// How many wait.

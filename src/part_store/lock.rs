@@ -11,15 +11,20 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::op::{Operation, Waiting};
-use crate::part::state::{Mode, Status};
+use crate::part::state::{Mode, Status, Word};
+use crate::part::wait::Waiting as InLine;
 
 use super::Locker;
 use super::file::File;
 use super::guard::{Guard, OwnedGuard};
 
+fn is_here(word: Word) -> bool {
+    matches!(word.status(), Status::Loaded | Status::Zero)
+}
+
 /// A lock that has not been asked for: choose how to wait for it, as with an
 /// [`Op`](crate::Op).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use = "a lock is not asked for until it is awaited or waited for"]
 pub struct Lock<'a> {
     file: &'a File,
@@ -40,7 +45,8 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// The same lock with another deadline. Default: the store's `op_deadline`.
+    /// The same lock with another deadline. Default: the store's `op_deadline`. One of a second or
+    /// more may be passed by `deadlock_timeout`, where the lock is awaited.
     pub fn within(self, deadline: Duration) -> Self {
         Self {
             deadline: Some(deadline),
@@ -60,7 +66,7 @@ impl<'a> Lock<'a> {
         let (key, locker) = (file.key(self.index), &self.locker.state);
         let tried = parts.locks.try_lock(word, key, self.mode, locker);
         let Ok((place, now)) = tried else { return None };
-        let here = matches!(now.status(), Status::Loaded | Status::Zero)
+        let here = is_here(now)
             && u64::from(self.index) < file.cutting_from()
             && file.check(self.index).is_ok();
         let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
@@ -70,6 +76,35 @@ impl<'a> Lock<'a> {
         // Not here, or cut off between the look and the lock: given back, and asked for anew.
         drop(guard);
         None
+    }
+
+    /// A place in the line of a part that is here, if others are all that is in the way.
+    fn enter(&self) -> Option<InLine> {
+        let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+        let within = self.deadline.unwrap_or(parts.config.queue.op_deadline);
+        let here = file.check(self.index).is_ok()
+            && u64::from(self.index) < file.cutting_from()
+            && is_here(file.header.entry(self.index).word.get());
+        if !here || within < LONG || within < parts.config.deadlock_timeout * 4 {
+            return None;
+        }
+        let words: Arc<dyn crate::part::wait::Words> = Arc::clone(file) as _;
+        let (key, locker) = (file.key(self.index), &self.locker.state);
+        parts.locks.enter(&words, key, self.mode, locker, within)
+    }
+
+    /// The lock that was waited for, if the part is still what it was.
+    fn granted(&self) -> Option<Guard<'a>> {
+        let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+        let word = &file.header.entry(self.index).word;
+        let place = parts
+            .locks
+            .granted(file.key(self.index), self.mode, &self.locker.state);
+        let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
+        let here = is_here(word.get())
+            && u64::from(self.index) < file.cutting_from()
+            && file.check(self.index).is_ok();
+        here.then_some(guard)
     }
 
     /// The rest of the way, where the first look was not enough.
@@ -138,8 +173,14 @@ pub struct LockFuture<'a>(State<'a>);
 #[derive(Debug)]
 enum State<'a> {
     Start(Lock<'a>),
+    /// In line, without a timer of its own.
+    InLine(Lock<'a>, InLine),
     Waits(Waiting<'a, Guard<'a>>),
 }
+
+/// Deadlines from this on are kept by the store's detector, which looks every `deadlock_timeout`: a
+/// timer for each wait would cost as much as the rest of it.
+const LONG: Duration = Duration::from_secs(1);
 
 impl<'a> Future for LockFuture<'a> {
     type Output = Result<Guard<'a>>;
@@ -152,8 +193,21 @@ impl<'a> Future for LockFuture<'a> {
                     if let Some(guard) = lock.at_once() {
                         return Poll::Ready(Ok(guard));
                     }
-                    let waits = lock.slow().into_future();
-                    this.0 = State::Waits(waits);
+                    this.0 = match lock.enter() {
+                        Some(line) => State::InLine(lock.clone(), line),
+                        None => State::Waits(lock.slow().into_future()),
+                    };
+                }
+                State::InLine(lock, line) => {
+                    let granted = std::task::ready!(Pin::new(line).poll(context));
+                    if let Err(error) = granted {
+                        return Poll::Ready(Err(error));
+                    }
+                    let lock = lock.clone();
+                    if let Some(guard) = lock.granted() {
+                        return Poll::Ready(Ok(guard));
+                    }
+                    this.0 = State::Waits(lock.slow().into_future());
                 }
                 State::Waits(waits) => return Pin::new(waits).poll(context),
             }
