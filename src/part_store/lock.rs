@@ -96,7 +96,7 @@ impl<'a> Lock<'a> {
         let parts = &file.inner.parts;
         let deadline = self.deadline.unwrap_or(parts.config.queue.op_deadline);
         let work = async move {
-            let held = Held::get(file, locker, index, mode, held, None).await?;
+            let held = Held::get(file, locker, index, mode, held).await?;
             Ok(held.into_guard())
         };
         let why = move || {
@@ -190,13 +190,26 @@ impl<'a> Future for LockFuture<'a> {
 
 impl Held {
     /// Gets a lock, in its turn, and has the part here.
-    pub(super) async fn get(
+    async fn get(
         file: &File,
         locker: &Locker,
         index: u32,
         mode: Mode,
         held: Option<Self>,
-        mut room: Option<&mut crate::part::room::Taken>,
+    ) -> Result<Self> {
+        let held = Self::lock(file, locker, index, mode, held).await?;
+        let (parts, by) = (&file.inner.parts, Some(&locker.state));
+        parts.present(&file.inner.file, index, by).await?;
+        Ok(held)
+    }
+
+    /// Gets a lock, in its turn.
+    pub(super) async fn lock(
+        file: &File,
+        locker: &Locker,
+        index: u32,
+        mode: Mode,
+        held: Option<Self>,
     ) -> Result<Self> {
         let (parts, part_file) = (&file.inner.parts, &file.inner.file);
         let words: Arc<dyn crate::part::wait::Words> = Arc::clone(part_file) as _;
@@ -215,17 +228,12 @@ impl Held {
                 }
             };
             part_file.check(index)?;
-            if u64::from(index) >= part_file.cutting_from() {
-                // Behind the back of who is cutting it off: he looked before we were there.
-                drop(now);
-                part_file.uncut().await;
-                continue;
+            if u64::from(index) < part_file.cutting_from() {
+                return Ok(now);
             }
-            let by = Some(&locker.state);
-            parts
-                .present_in(part_file, index, by, room.as_deref_mut())
-                .await?;
-            return Ok(now);
+            // Behind the back of who is cutting it off: he looked before we were there.
+            drop(now);
+            part_file.uncut().await;
         }
     }
 }
