@@ -10,7 +10,7 @@ use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{Error, FileId, FileOptions, Mode, PartId, Role};
 use tokio::sync::Notify;
 
-use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read, spawn, uploaded, with_a_real_limit};
 
 const FILE: FileId = FileId(1);
 
@@ -393,5 +393,39 @@ fn parts_that_do_not_fit_beside_what_is_held_are_refused_with_who_holds_it() {
         drop((one, two));
         let set = store.lock_many(&parts, Mode::Exclusive, &locker).await;
         drop(set.expect("locks"));
+    });
+}
+
+#[test]
+fn steps_that_share_a_part_do_not_take_its_intent_from_each_other_for_ever() {
+    with_a_real_limit(|| {
+        paused(async {
+            let rig = StoreRig::with(8, |config| config.dirty_bytes = 2 * PART as u64);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            file.set_len(8 * PART as u64).await.expect("grows");
+            let part = |index| PartId { file: FILE, index };
+            let works = [1, 2, 3, 4].map(|other| {
+                let store = store.clone();
+                spawn(async move {
+                    let locker = store.locker("stepper", Role::Foreground).expect("a locker");
+                    for _ in 0..20 {
+                        let ids = [part(0), part(other)];
+                        let set = store.lock_many(&ids, Mode::Pin, &locker);
+                        let set = set.await.expect("locks");
+                        let pieces = ids.map(|id| (id, 7, &[1_u8; 9][..]));
+                        let written = set.write(&pieces).within(Duration::from_secs(60));
+                        written.await.expect("writes");
+                        drop(set);
+                        if other > 2 {
+                            uploaded(&store).await;
+                        }
+                    }
+                })
+            });
+            for work in works {
+                work.await.expect("ends");
+            }
+        });
     });
 }

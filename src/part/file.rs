@@ -91,6 +91,8 @@ pub(crate) struct FileLog {
 pub(crate) struct Intent {
     pub location: Location,
     pub trusted: bool,
+    /// Steps in progress that rely on it.
+    pub users: u32,
     /// Its share of what may be dirty.
     pub _room: Taken,
 }
