@@ -323,8 +323,8 @@ impl PartStore {
         Ok(Locker { state })
     }
 
-    /// Locks several parts, in order of [`PartId`], with room for all that must be loaded taken
-    /// before the first.
+    /// Locks several parts, in order of [`PartId`], then takes room for all that must be loaded
+    /// at once.
     ///
     /// # Errors
     /// Those of [`File::lock`]; [`Error::UnknownFile`]; [`Error::InvalidInput`] where a part is

@@ -3,11 +3,14 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{Error, FileId, Mode, PartId, Role};
-use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
+use s3_writeback::{Error, FileId, FileOptions, Mode, PartId, Role};
+use tokio::sync::Notify;
+
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read, spawn, uploaded, with_a_real_limit};
 
 const FILE: FileId = FileId(1);
 
@@ -320,5 +323,109 @@ fn a_step_that_has_no_room_because_of_guards_says_so() {
         );
         drop((one, two, three));
         set.write(&pieces).await.expect("writes");
+    });
+}
+
+#[test]
+fn an_image_of_what_was_cut_off_is_not_taken_for_one_of_what_came_after() {
+    paused(async {
+        for seed in 0..8 {
+            let mut rig = StoreRig::with(4, |config| {
+                config.max_dirty_age = Duration::from_millis(1);
+                config.dirty_bytes = 4 * PART as u64;
+            });
+            rig.fs = rig.fs.process();
+            let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            for gate in [&first, &second] {
+                let gate = Fault::Gate(Arc::clone(gate));
+                rig.remote.once(Some(Call::Put), None, gate);
+            }
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            rig.remote
+                .wait_for(|remote| remote.in_flight().0 == 1)
+                .await;
+            file.set_len(0).await.expect("cuts");
+            fill(&file, 0, 2).await;
+            file.sync().await.expect("syncs");
+            rig.remote
+                .wait_for(|remote| remote.in_flight().0 == 2)
+                .await;
+            first.notify_one();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop((file, store));
+            power_cut(&mut rig, seed);
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 0, PART).await.expect("reads");
+            assert_eq!(bytes, [2; PART], "seed {seed}");
+        }
+    });
+}
+
+#[test]
+fn parts_that_do_not_fit_beside_what_is_held_are_refused_with_who_holds_it() {
+    paused(async {
+        let rig = StoreRig::with(4, |config| config.dirty_bytes = 4 * PART as u64);
+        let store = rig.open().await;
+        let small = store.create(FILE, PARTS_OF).await.expect("creates");
+        let options = FileOptions {
+            part_bytes: 2 * PART as u32,
+        };
+        let large = FileId(2);
+        let file = store.create(large, options).await.expect("creates");
+        file.write_at(&[1; 9], 0).await.expect("writes");
+        for index in 0..4 {
+            fill(&small, index, 1).await;
+        }
+        uploaded(&store).await;
+        let holder = store.locker("holder", Role::Foreground).expect("a locker");
+        let one = small.lock(0, Mode::Pin, &holder).await.expect("locks");
+        let two = small.lock(2, Mode::Pin, &holder).await.expect("locks");
+        // Here, and goes when room is made for the other.
+        drop(read(&small, PART, PART).await.expect("reads"));
+        let parts = [(FILE, 1), (large, 0)].map(|(file, index)| PartId { file, index });
+        let locker = store.locker("asker", Role::Foreground).expect("a locker");
+        let set = store.lock_many(&parts, Mode::Exclusive, &locker);
+        let set = set.within(Duration::from_secs(60)).await;
+        assert!(matches!(set, Err(Error::CacheFull { .. })), "{set:?}");
+        drop((one, two));
+        let set = store.lock_many(&parts, Mode::Exclusive, &locker).await;
+        drop(set.expect("locks"));
+    });
+}
+
+#[test]
+fn steps_that_share_a_part_do_not_take_its_intent_from_each_other_for_ever() {
+    with_a_real_limit(|| {
+        paused(async {
+            let rig = StoreRig::with(8, |config| config.dirty_bytes = 2 * PART as u64);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            file.set_len(8 * PART as u64).await.expect("grows");
+            let part = |index| PartId { file: FILE, index };
+            let works = [1, 2, 3, 4].map(|other| {
+                let store = store.clone();
+                spawn(async move {
+                    let locker = store.locker("stepper", Role::Foreground).expect("a locker");
+                    for _ in 0..20 {
+                        let ids = [part(0), part(other)];
+                        let set = store.lock_many(&ids, Mode::Pin, &locker);
+                        let set = set.await.expect("locks");
+                        let pieces = ids.map(|id| (id, 7, &[1_u8; 9][..]));
+                        let written = set.write(&pieces).within(Duration::from_secs(60));
+                        written.await.expect("writes");
+                        drop(set);
+                        if other > 2 {
+                            uploaded(&store).await;
+                        }
+                    }
+                })
+            });
+            for work in works {
+                work.await.expect("ends");
+            }
+        });
     });
 }

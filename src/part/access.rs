@@ -245,16 +245,13 @@ impl Parts {
         }
         loop {
             self.get_frames(pieces, locker).await?;
-            let opened = self.get_intents(pieces, locker).await?;
+            let _opened = self.get_intents(pieces, locker).await?;
             for piece in &*pieces {
                 if piece.grows() {
                     piece.file.may_grow().await;
                 }
             }
             if self.step(pieces, locker)? == Stepped::Done {
-                if let Some(opened) = opened {
-                    opened.are_used();
-                }
                 return Ok(());
             }
         }
@@ -339,9 +336,7 @@ impl Parts {
             .collect();
         parts.sort_unstable_by_key(|(file, index)| file.key(*index));
         parts.dedup_by_key(|(file, index)| file.key(*index));
-        let opened = Opened::new(self, parts);
-        self.open_intents(opened.parts(), locker).await?;
-        Ok(Some(opened))
+        Ok(Some(self.open_intents(&parts, locker).await?))
     }
 
     /// The step: from here on nothing is waited for.

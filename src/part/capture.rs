@@ -9,6 +9,7 @@
 //!    delays it.
 //! 3. Bytes behind the end of the file are not read: an image ends where the file does.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::queue::image::{Image, ImageSink};
 use crate::remote::{Crc64, RemoteError};
 
 use super::Parts;
-use super::file::PartFile;
+use super::file::{Captures, PartFile};
 use super::header::{Address, crc32c};
 use super::room::Taken;
 
@@ -27,8 +28,9 @@ pub(crate) struct Captured {
     parts: Weak<Parts>,
     pub file: Arc<PartFile>,
     pub index: u32,
-    /// Rising among the captures of one part.
-    pub number: u32,
+    /// Rising among the captures of one file, so that none of a part that was cut off is taken for
+    /// one of the part that came after it.
+    pub number: u64,
     pub address: Address,
     /// Its share of the memory that images may take.
     _room: Taken,
@@ -36,7 +38,9 @@ pub(crate) struct Captured {
 
 impl ImageSink for Captured {
     fn is_wanted(&self) -> bool {
-        self.file.captures.lock().contains_key(&self.index)
+        let captures = self.file.captures.lock();
+        let part = captures.get(&self.index);
+        part.is_some_and(|part| part.has(self.number))
     }
 
     fn end(self: Arc<Self>, outcome: Result<(), RemoteError>) {
@@ -62,15 +66,18 @@ impl Parts {
         }
         let number = {
             let mut captures = file.captures.lock();
-            let captures = captures.entry(index).or_default();
-            captures.last += 1;
-            captures.in_flight += 1;
-            captures.last
+            let number = file.captured.fetch_add(1, Ordering::Relaxed) + 1;
+            let part = captures.entry(index).or_insert_with(|| Captures {
+                first: number,
+                ..Captures::default()
+            });
+            part.in_flight += 1;
+            number
         };
         let mut bytes = vec![0; file.len_of(index) as usize];
         let read = file.read_here(&mut bytes, file.start_of(index));
         if let Err(error) = read {
-            self.uncapture(file, index);
+            self.uncapture(file, index, number);
             return Err(error);
         }
         drop(latch);
@@ -103,11 +110,14 @@ impl Parts {
 
     /// A capture that came to nothing: the part is dirty again. Whether it was still in flight: a
     /// part that was cut off has none.
-    pub(crate) fn uncapture(&self, file: &PartFile, index: u32) -> bool {
+    pub(crate) fn uncapture(&self, file: &PartFile, index: u32, number: u64) -> bool {
         let mut captures = file.captures.lock();
         let std::collections::btree_map::Entry::Occupied(mut part) = captures.entry(index) else {
             return false;
         };
+        if !part.get().has(number) {
+            return false;
+        }
         part.get_mut().in_flight -= 1;
         if part.get().in_flight == 0 {
             part.remove();

@@ -23,6 +23,7 @@ use super::file::PartFile;
 use super::id::PartKey;
 use super::locker::Role;
 use super::room::Taken;
+use super::state::Status;
 
 /// Parts evicted on one trip to an I/O thread.
 const BATCH: usize = 16;
@@ -163,7 +164,7 @@ impl Parts {
     fn punch(&self, file: &PartFile, index: u32) -> std::io::Result<()> {
         let _latch = self.latches.step(file.key(index));
         // Loaded meanwhile, it is not ours any more.
-        if file.header.entry(index).word.get().status() != super::state::Status::NotLoaded {
+        if file.header.entry(index).word.get().status() != Status::NotLoaded {
             return Ok(());
         }
         file.disk
@@ -220,6 +221,10 @@ impl Parts {
             let word = &file.header.entry(index).word;
             let gone = {
                 let _latch = self.latches.step(key);
+                // Cut off meanwhile, and perhaps written anew, it is not ours any more.
+                if word.get().status() != Status::Evicting {
+                    continue;
+                }
                 let start = file.start_of(index);
                 match file.disk.punch(start, u64::from(file.part_bytes)) {
                     Ok(()) => {

@@ -46,6 +46,8 @@ pub(crate) struct PartFile {
     pub log: Mutex<FileLog>,
     pub loads: Mutex<BTreeMap<u32, Arc<PartLoad>>>,
     pub captures: Mutex<BTreeMap<u32, Captures>>,
+    /// How many captures there have been: their numbers.
+    pub captured: AtomicU64,
     /// Goes up when a part stops being on its way in or out.
     pub moves: Watched<u64>,
     /// Parts whose bytes are not known to survive a power cut, and syncs in progress.
@@ -90,6 +92,8 @@ pub(crate) struct FileLog {
 pub(crate) struct Intent {
     pub location: Location,
     pub trusted: bool,
+    /// Steps in progress that rely on it.
+    pub users: u32,
     /// Its share of what may be dirty.
     pub _room: Taken,
 }
@@ -97,13 +101,20 @@ pub(crate) struct Intent {
 /// Captures of one part in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Captures {
-    /// The number of the last.
-    pub last: u32,
+    /// The number of the first. Those before it are of what the part was before it was cut off.
+    pub first: u64,
     /// The number of the last whose image is in the entry.
-    pub applied: u32,
+    pub applied: u64,
     pub in_flight: u32,
     /// Those of them whose record is on its way to the disk.
     pub settling: u32,
+}
+
+impl Captures {
+    /// Whether a capture is one of these.
+    pub(crate) fn has(&self, number: u64) -> bool {
+        number >= self.first
+    }
 }
 
 impl Words for PartFile {
@@ -155,6 +166,7 @@ impl PartFile {
             log: Mutex::new(log),
             loads: Mutex::new(BTreeMap::new()),
             captures: Mutex::new(BTreeMap::new()),
+            captured: AtomicU64::new(0),
             moves: Watched::new(0),
             unsynced: Mutex::new(Unsynced::default()),
         }

@@ -9,7 +9,9 @@
 //!    it may leave, and the part is not evicted all the same.
 //! 3. An intent trusts the local bytes only if they are on the disk: a part that reads as zeros
 //!    has none, and one that was synced has them. Otherwise the entry counts until a sync.
-//! 4. What may be dirty is bounded by room that is taken before the record is made.
+//! 4. An intent that a step in progress relies on is not closed, but by the image that has all that
+//!    was written under it.
+//! 5. What may be dirty is bounded by room that is taken before the record is made.
 
 use std::sync::Arc;
 
@@ -26,35 +28,19 @@ use super::state::{Status, Word};
 /// Changes that one record carries at most.
 const MAX_CHANGES: usize = 16 * 1024;
 
-/// Intents that were opened for a step. Dropped without one, they end: whoever holds the parts may
-/// go on to do so, and keeps no room by it.
+/// Intents that a step relies on. Dropped, they are left: those that nobody else relies on, and
+/// under which nothing was written, end, whoever goes on holding their parts.
 #[derive(Debug)]
 pub(crate) struct Opened {
     store: Arc<Parts>,
-    parts: Vec<(Arc<PartFile>, u32)>,
-}
-
-impl Opened {
-    pub(crate) fn new(store: &Arc<Parts>, parts: Vec<(Arc<PartFile>, u32)>) -> Self {
-        Self {
-            store: Arc::clone(store),
-            parts,
-        }
-    }
-
-    pub(crate) fn parts(&self) -> &[(Arc<PartFile>, u32)] {
-        &self.parts
-    }
-
-    /// The step was made.
-    pub(crate) fn are_used(mut self) {
-        self.parts.clear();
-    }
+    intents: Vec<(Arc<PartFile>, u32, Location)>,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.store.close_unused(&self.parts);
+        for (file, index, location) in self.intents.drain(..) {
+            self.store.leave_intent(&file, index, location);
+        }
     }
 }
 
@@ -90,47 +76,49 @@ impl Parts {
     /// are durable: one record a file.
     ///
     /// # Cancel safety
-    /// What was put on record stays so, and ends later if nothing is written.
+    /// What was put on record ends again if nobody else relies on it.
     pub(crate) async fn open_intents(
         self: &Arc<Self>,
         parts: &[(Arc<PartFile>, u32)],
         locker: Option<&Arc<LockerState>>,
-    ) -> Result<()> {
+    ) -> Result<Opened> {
         self.check_writes(locker)?;
-        let missing = || -> u64 {
-            let lacks = |(file, index): &&(Arc<PartFile>, u32)| {
-                let log = file.log.lock();
-                !log.intents.contains_key(index)
-            };
-            let missing = parts.iter().filter(lacks);
-            missing.map(|(file, _)| u64::from(file.part_bytes)).sum()
+        let bytes_of = |lacks: &dyn Fn(&PartFile, u32) -> bool| -> u64 {
+            let lacking = parts.iter().filter(|(file, index)| lacks(file, *index));
+            lacking.map(|(file, _)| u64::from(file.part_bytes)).sum()
         };
-        let bytes = missing();
-        let mut room = match bytes {
+        let missing = bytes_of(&|file, index| !file.log.lock().intents.contains_key(&index));
+        let mut room = match missing {
             0 => None,
             bytes => self.dirty.try_take(bytes, locker),
         };
-        if bytes > 0 && room.is_none() {
-            // Nobody waits for room with room that he does not use.
-            self.close_unused(parts);
-            let room_for_all = self.dirty.take(missing(), locker, || self.flusher.hurry());
-            room = Some(room_for_all.await?);
+        if missing > 0 && room.is_none() {
+            // For all that may be missing when there is room: what is not dirty has its intent
+            // only as long as somebody else relies on it.
+            let idle = bytes_of(&|file, index| !file.header.entry(index).word.get().is_dirty());
+            let bytes = idle.max(missing);
+            let taken = self.dirty.take(bytes, locker, || self.flusher.hurry());
+            room = Some(taken.await?);
         }
         self.check_writes(locker)?;
+        let mut opened = Opened {
+            store: Arc::clone(self),
+            intents: Vec::with_capacity(parts.len()),
+        };
         let mut logged = Vec::new();
         for of_file in parts.chunk_by(|(a, _), (b, _)| a.no == b.no) {
             let Some((file, _)) = of_file.first() else {
                 continue;
             };
             let indexes: Vec<u32> = of_file.iter().map(|(_, index)| *index).collect();
-            let location = self.log_intents(file, &indexes, room.as_mut())?;
+            let location = self.log_intents(file, &indexes, room.as_mut(), &mut opened)?;
             logged.push((file, indexes, location));
         }
         drop(room);
         for (file, indexes, location) in logged {
             self.opened(file, &indexes, location).await?;
         }
-        Ok(())
+        Ok(opened)
     }
 
     /// Waits until intents are durable, and says so in their words.
@@ -162,9 +150,10 @@ impl Parts {
 
     fn log_intents(
         &self,
-        file: &PartFile,
+        file: &Arc<PartFile>,
         parts: &[u32],
         mut room: Option<&mut Taken>,
+        opened: &mut Opened,
     ) -> Result<Location> {
         let each = u64::from(file.part_bytes);
         // Lock order: the log before what says whether a sync is in progress.
@@ -174,8 +163,12 @@ impl Parts {
         let mut changes = Vec::new();
         let mut new = Vec::new();
         for index in parts {
-            if let Some(intent) = log.intents.get(index) {
+            if let Some(intent) = log.intents.get_mut(index) {
                 upto = upto.max(intent.location);
+                intent.users += 1;
+                opened
+                    .intents
+                    .push((Arc::clone(file), *index, intent.location));
                 continue;
             }
             let Some(share) = room
@@ -205,9 +198,11 @@ impl Parts {
                 let intent = Intent {
                     location,
                     trusted,
+                    users: 1,
                     _room: room,
                 };
                 log.intents.insert(index, intent);
+                opened.intents.push((Arc::clone(file), index, location));
             }
         }
         Ok(upto)
@@ -218,21 +213,23 @@ impl Parts {
         let closed = {
             let log = &mut *file.log.lock();
             let all: Vec<u32> = log.intents.keys().copied().collect();
-            // Who has it to himself does not write to it.
-            self.close_intents(file, log, &all, |word| !word.is_held() || word.is_sole())
+            self.close_intents(file, log, &all)
         };
         self.closed(closed);
     }
 
-    /// The same of some parts, whoever holds them.
-    fn close_unused(&self, parts: &[(Arc<PartFile>, u32)]) {
-        for (file, index) in parts {
-            let closed = {
-                let log = &mut *file.log.lock();
-                self.close_intents(file, log, &[*index], |_| true)
+    /// A step that relied on an intent is over.
+    fn leave_intent(&self, file: &PartFile, index: u32, location: Location) {
+        let closed = {
+            let log = &mut *file.log.lock();
+            let ours = log.intents.get_mut(&index);
+            let Some(intent) = ours.filter(|intent| intent.location == location) else {
+                return;
             };
-            self.closed(closed);
-        }
+            intent.users -= 1;
+            self.close_intents(file, log, &[index])
+        };
+        self.closed(closed);
     }
 
     fn closed(&self, closed: Vec<Intent>) {
@@ -243,27 +240,23 @@ impl Parts {
         }
     }
 
-    fn close_intents(
-        &self,
-        file: &PartFile,
-        log: &mut FileLog,
-        parts: &[u32],
-        may: impl Fn(Word) -> bool,
-    ) -> Vec<Intent> {
+    fn close_intents(&self, file: &PartFile, log: &mut FileLog, parts: &[u32]) -> Vec<Intent> {
         let mut changes = Vec::new();
         for index in parts {
             let word = &file.header.entry(*index).word;
-            if word.get().is_dirty() || !log.intents.contains_key(index) {
+            let unused = log.intents.get(index).is_some_and(|i| i.users == 0);
+            if word.get().is_dirty() || !unused {
                 continue;
             }
-            // Under the latch: a step that relies on the intent is over, or asks for another.
+            // Under the latch: a step that found the intent there, and was not counted, is over, or
+            // asks for another.
             let _latch = self.latches.step(file.key(*index));
             let idle = |word: Word| {
                 let here = matches!(
                     word.status(),
                     Status::Zero | Status::NotLoaded | Status::Loaded
                 );
-                (may(word) && word.captures() == 0 && here)
+                (word.captures() == 0 && here)
                     .then_some(word)
                     .and_then(|word| word.close_intent(0))
             };

@@ -25,6 +25,7 @@ use super::Parts;
 use super::config::{MAX_PART_BYTES, MIN_PART_BYTES};
 use super::file::{Made, PartFile, Shaping};
 use super::id::FileId;
+use super::intent::Opened;
 use super::locker::{LockerState, Place};
 use super::record::{Change, FileRecord, encode, kind};
 use super::state::{Status, Want};
@@ -224,9 +225,10 @@ impl Parts {
             break (cutting, pin.flatten());
         };
         let location = loop {
-            if inside > 0 {
-                self.trust(file, last, locker).await?;
-            }
+            let _opened = match inside {
+                0 => None,
+                _ => self.trust(file, last, locker).await?,
+            };
             if let Some(location) = self.log_cut(&cutting, len, inside, last)? {
                 break location;
             }
@@ -293,24 +295,27 @@ impl Parts {
         Ok(self.journal.wait_durable(location).await?)
     }
 
-    /// Has the local bytes of a part be the truth, whatever they are.
+    /// Has the local bytes of a part be the truth, whatever they are; for as long as its caller
+    /// relies on it.
     async fn trust(
         self: &Arc<Self>,
         file: &Arc<PartFile>,
         index: u32,
         locker: &Arc<LockerState>,
-    ) -> Result<()> {
+    ) -> Result<Option<Opened>> {
         loop {
             self.present(file, index, Some(locker)).await?;
             if file.header.entry(index).word.get().status() == Status::Zero {
-                return Ok(());
+                return Ok(None);
             }
             let part = [(Arc::clone(file), index)];
-            self.open_intents(&part, Some(locker)).await?;
+            let opened = self.open_intents(&part, Some(locker)).await?;
             self.sync(file).await?;
             let log = file.log.lock();
-            if log.intents.get(&index).is_some_and(|intent| intent.trusted) {
-                return Ok(());
+            let is_trusted = log.intents.get(&index).is_some_and(|intent| intent.trusted);
+            drop(log);
+            if is_trusted {
+                return Ok(Some(opened));
             }
         }
     }

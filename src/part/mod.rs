@@ -419,7 +419,8 @@ impl Parts {
     /// Whether a part has to be loaded before it can be used.
     pub(crate) fn needs_load(&self, file: &PartFile, index: u32) -> bool {
         let word = file.header.peek(index).map(|entry| entry.word.get());
-        word.is_some_and(|word| word.status() == state::Status::NotLoaded)
+        let gone = [state::Status::NotLoaded, state::Status::Evicting];
+        word.is_some_and(|word| gone.contains(&word.status()))
     }
 
     /// Who holds parts from a length on.

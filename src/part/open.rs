@@ -310,6 +310,7 @@ impl Parts {
             let intent = Intent {
                 location: 0,
                 trusted: true,
+                users: 0,
                 _room: self.dirty.force(each),
             };
             log.intents.insert(*index, intent);

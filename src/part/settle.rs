@@ -92,7 +92,7 @@ impl Parts {
                     of.1.push(image);
                 }
                 Err(error) => {
-                    let dirty = self.uncapture(&image.file, image.index);
+                    let dirty = self.uncapture(&image.file, image.index, image.number);
                     // Cut off by shutdown, it is not S3 that refused it.
                     if dirty && !self.stop.is_cancelled() {
                         self.flusher.failed(&image.file, image.index, &error);
@@ -106,16 +106,14 @@ impl Parts {
         }
     }
 
-    async fn settle_file(self: &Arc<Self>, file: &Arc<PartFile>, images: Vec<Arc<Captured>>) {
+    async fn settle_file(self: &Arc<Self>, file: &Arc<PartFile>, mut images: Vec<Arc<Captured>>) {
         // First: entries behind the length on record would be parts that do not exist.
         let length = self.log_length(file);
         let (location, ended) = {
             let log = &mut *file.log.lock();
             let mut changes = Vec::new();
             let mut ended = Vec::new();
-            for image in &images {
-                self.enter(file, image, log, &mut changes, &mut ended);
-            }
+            images.retain(|image| self.enter(file, image, log, &mut changes, &mut ended));
             let appended = match changes.is_empty() {
                 true => Ok(0),
                 false => self.append_changes(file, log, changes, true),
@@ -136,7 +134,7 @@ impl Parts {
             return drop(ended);
         }
         for image in &images {
-            self.capture_ended(file, image.index);
+            self.capture_ended(file, image);
             self.flusher.healed(file.key(image.index));
         }
         // Room for what is dirty comes back now that it is not.
@@ -145,7 +143,8 @@ impl Parts {
         self.flusher.moved();
     }
 
-    /// Puts one image into its entry, and closes the intent, where that is right.
+    /// Puts one image into its entry, and closes the intent, where that is right. Whether it is
+    /// still the image of a part.
     fn enter(
         &self,
         file: &PartFile,
@@ -153,15 +152,16 @@ impl Parts {
         log: &mut super::file::FileLog,
         changes: &mut Vec<Change>,
         ended: &mut Vec<super::file::Intent>,
-    ) {
+    ) -> bool {
         let index = image.index;
         let _latch = self.latches.step(file.key(index));
         let entry = file.header.entry(index);
         let (latest, uploaded) = {
             let mut captures = file.captures.lock();
-            let Some(captures) = captures.get_mut(&index) else {
-                // Cut off: it is no part's image any more.
-                return;
+            let ours = captures.get_mut(&index).filter(|c| c.has(image.number));
+            // Cut off, by the record that comes before, it is no part's image any more.
+            let Some(captures) = ours.filter(|_| file.check(index).is_ok()) else {
+                return false;
             };
             let latest = image.number > captures.applied;
             if latest {
@@ -192,15 +192,20 @@ impl Parts {
         } else if closed {
             changes.push(Change::IntentEnded { index });
         }
+        true
     }
 
     /// A capture is over, durably.
-    fn capture_ended(&self, file: &PartFile, index: u32) {
+    fn capture_ended(&self, file: &PartFile, image: &Captured) {
+        let index = image.index;
         let mut captures = file.captures.lock();
         let std::collections::btree_map::Entry::Occupied(mut part) = captures.entry(index) else {
             return;
         };
         let captures = part.get_mut();
+        if !captures.has(image.number) {
+            return;
+        }
         captures.in_flight -= 1;
         captures.settling -= 1;
         if captures.in_flight == 0 {

@@ -5,8 +5,6 @@
 //! A guard that is forgotten keeps its part here and its lock held; captures, and so uploads and
 //! checkpoints, take latches only and go on.
 
-use std::sync::Arc;
-
 use crate::error::{Error, Result};
 use crate::op::Operation;
 use crate::part::access::Piece;
@@ -345,7 +343,6 @@ pub(super) async fn lock_many(
         });
     }
     let mut files: Vec<File> = Vec::new();
-    let mut missing = 0;
     for part in &parts {
         let file = store.file(part.file)?;
         file.inner.file.check(part.index)?;
@@ -361,22 +358,30 @@ pub(super) async fn lock_many(
                 mode,
             });
         }
-        if store.parts.needs_load(&file.inner.file, part.index) {
-            missing += u64::from(file.part_bytes());
-        }
         files.push(file);
     }
+    let _counted = store.parts.checkpointing(Some(&locker.state));
+    // Locks before room: what is here stays here then, and nobody has room in hand while he waits
+    // for a lock.
+    let mut guards = Vec::with_capacity(parts.len());
+    for (part, file) in parts.iter().zip(&files) {
+        guards.push(OwnedGuard::lock(file, locker, part.index, mode).await?);
+    }
     let by = Some(&locker.state);
-    let inner = Arc::clone(&store.parts);
-    // Room before the first lock: nobody waits for room with a part of this set held.
+    let inner = &store.parts;
+    let missing: u64 = parts
+        .iter()
+        .zip(&files)
+        .filter(|(part, file)| inner.needs_load(&file.inner.file, part.index))
+        .map(|(_, file)| u64::from(file.part_bytes()))
+        .sum();
     let mut room = match missing {
         0 => None,
         bytes => Some(inner.cache.take(bytes, by, || inner.needs_room()).await?),
     };
-    let mut guards = Vec::with_capacity(parts.len());
     for (part, file) in parts.iter().zip(&files) {
-        let guard = OwnedGuard::get(file, locker, part.index, mode, room.as_mut()).await?;
-        guards.push(guard);
+        let (file, room) = (&file.inner.file, room.as_mut());
+        inner.present_in(file, part.index, by, room).await?;
     }
     Ok(GuardSet {
         store: store.clone(),

@@ -114,7 +114,7 @@ impl<'a> Lock<'a> {
         let parts = &file.inner.parts;
         let deadline = self.deadline.unwrap_or(parts.config.queue.op_deadline);
         let work = async move {
-            let guard = OwnedGuard::get(file, locker, index, mode, None).await?;
+            let guard = OwnedGuard::get(file, locker, index, mode).await?;
             Ok(guard.into_guard(file, locker))
         };
         let why = move || {
@@ -217,16 +217,18 @@ impl<'a> Future for LockFuture<'a> {
 
 impl OwnedGuard {
     /// Gets a lock, in its turn, and has the part here.
-    pub(super) async fn get(
-        file: &File,
-        locker: &Locker,
-        index: u32,
-        mode: Mode,
-        mut room: Option<&mut crate::part::room::Taken>,
-    ) -> Result<Self> {
+    async fn get(file: &File, locker: &Locker, index: u32, mode: Mode) -> Result<Self> {
+        let (parts, by) = (&file.inner.parts, Some(&locker.state));
+        let _counted = parts.checkpointing(Some(&locker.state));
+        let held = Self::lock(file, locker, index, mode).await?;
+        parts.present(&file.inner.file, index, by).await?;
+        Ok(held)
+    }
+
+    /// Gets a lock, in its turn.
+    pub(super) async fn lock(file: &File, locker: &Locker, index: u32, mode: Mode) -> Result<Self> {
         let (parts, part_file) = (&file.inner.parts, &file.inner.file);
         let words: Arc<dyn crate::part::wait::Words> = Arc::clone(part_file) as _;
-        let _counted = parts.checkpointing(Some(&locker.state));
         loop {
             let (part, key) = (part_file.part(index), part_file.key(index));
             part_file.check(index)?;
@@ -237,17 +239,12 @@ impl OwnedGuard {
                 .await?;
             let now = Self::new(file, locker, index, mode, place);
             part_file.check(index)?;
-            if u64::from(index) >= part_file.cutting_from() {
-                // Behind the back of who is cutting it off: he looked before we were there.
-                drop(now);
-                part_file.uncut().await;
-                continue;
+            if u64::from(index) < part_file.cutting_from() {
+                return Ok(now);
             }
-            let by = Some(&locker.state);
-            parts
-                .present_in(part_file, index, by, room.as_deref_mut())
-                .await?;
-            return Ok(now);
+            // Behind the back of who is cutting it off: he looked before we were there.
+            drop(now);
+            part_file.uncut().await;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! 1. `whole` is what a part may read as while the store is open: one content, but after a write
 //!    that was cancelled or failed also the one without it, until a read decides.
 //! 2. `sectors` is what each sector may be after a power cut: what was synced last, and all that
-//!    was written since.
+//!    was written since; or the first bytes of that, and zeros, where the disk had no more.
 //! 3. After a crash a part is `torn`: any mix of those, until a read decides.
 //! 4. What is behind the end of the file is zeros.
 
@@ -95,6 +95,8 @@ impl Part {
             .collect();
         if self.torn {
             new.push(Arc::new(bytes.to_vec()));
+            // What is found may be this, and not on the disk.
+            self.sure = false;
         }
         self.may_land(&new, at, bytes.len());
         self.whole.extend(new);
@@ -178,7 +180,7 @@ impl Part {
     pub fn adopt(&mut self, found: &[u8], mask: std::ops::Range<usize>) -> Result<(), String> {
         let mut all = found.to_vec();
         all.resize(self.sectors.len() * SECTOR, 0);
-        let mask = mask.start..mask.end.min(found.len());
+        let mask = mask.start..mask.end.min(found.len()).max(mask.start);
         let in_whole = |content: &Content| content[mask.clone()] == all[mask.clone()];
         if !self.whole.iter().any(in_whole) {
             for (number, known) in self.sectors.iter().enumerate() {
@@ -186,7 +188,16 @@ impl Part {
                 let from = mask.start.clamp(start, start + SECTOR);
                 let to = mask.end.clamp(start, start + SECTOR);
                 let (a, b) = (from - start, to - start);
-                if !known.iter().any(|one| one[a..b] == all[from..to]) {
+                let is_known = |found: &[u8], a: usize, b: usize| {
+                    let mut known = known.iter();
+                    known.any(|one| one[a..b] == *found)
+                };
+                // The file's end on the disk was within the sector, and stayed there.
+                let data = all[from..to].iter().rposition(|byte| *byte != 0);
+                let data = from + data.map_or(0, |last| last + 1);
+                let is_torn = is_known(&all[from..data], a, data - start)
+                    && is_known(&all[data..to], data - start, b);
+                if !is_known(&all[from..to], a, b) && !is_torn {
                     let known: Vec<Content> = known
                         .iter()
                         .map(|one| {
@@ -208,13 +219,20 @@ impl Part {
         Ok(())
     }
 
-    /// What may be found on the disk is this, or what may be found already.
-    pub fn may_be(&mut self, other: &Self) {
-        for (mine, theirs) in self.sectors.iter_mut().zip(&other.sectors) {
-            for one in theirs {
-                add(mine, one.clone());
-            }
-        }
+    /// A write is about to be made: it may reach the disk, whatever comes of it.
+    pub fn may_be_written(&mut self, at: usize, bytes: &[u8]) {
+        let contents = self.whole.iter().map(|c| Self::written(c, at, bytes));
+        let contents: Vec<Content> = contents.collect();
+        self.may_land(&contents, at, bytes.len());
+    }
+
+    /// It is known to be this, here and on the disk.
+    pub fn is_now(&mut self, found: &[u8]) {
+        let mut all = found.to_vec();
+        all.resize(self.sectors.len() * SECTOR, 0);
+        self.whole = vec![Arc::new(all)];
+        self.torn = false;
+        self.synced();
     }
 }
 

@@ -92,20 +92,6 @@ pub fn conflicts(a: Mode, b: Mode) -> bool {
     }
 }
 
-/// Errors that nothing excuses.
-pub fn is_wrong(error: &Error) -> bool {
-    !matches!(
-        error,
-        Error::TimedOut { .. }
-            | Error::CacheFull { .. }
-            | Error::WouldDeadlock { .. }
-            | Error::NoRoom { .. }
-            | Error::Locked { .. }
-            | Error::Loading { .. }
-            | Error::WouldWait(_)
-    )
-}
-
 impl World {
     pub fn how(&mut self) -> How {
         let ms = Duration::from_millis;
@@ -127,9 +113,7 @@ impl World {
     pub fn check(&self, open: &Open, how: How, error: &Error) {
         let others = !open.guards.is_empty() || self.crowded;
         let fine = match error {
-            Error::TimedOut { .. } => {
-                matches!(how, How::Within(_) | How::Now) || self.faulty || self.crowded
-            }
+            Error::TimedOut { .. } => matches!(how, How::Within(_) | How::Now) || self.faulty,
             Error::CacheFull { .. } | Error::WouldDeadlock { .. } => others,
             Error::NoRoom { .. }
             | Error::Locked { .. }
