@@ -133,7 +133,7 @@ impl<'a> Lock<'a> {
     /// Blocks the calling thread until it has the lock or the deadline has passed.
     ///
     /// # Errors
-    /// As [`File::lock`]; [`Error::WouldBlockRuntime`] where it would have to wait on a thread of
+    /// As [`File::lock`]; [`Error::WouldBlockRuntime`](crate::Error::WouldBlockRuntime) where it would have to wait on a thread of
     /// the runtime that drives the store.
     pub fn wait(self) -> Result<Guard<'a>> {
         match self.at_once() {
@@ -145,7 +145,8 @@ impl<'a> Lock<'a> {
     /// Takes the lock at once, or says why it is not to be had at once.
     ///
     /// # Errors
-    /// As [`File::lock`]; [`Error::Locked`], [`Error::Loading`] or [`Error::NoRoom`] with what is
+    /// As [`File::lock`]; [`Locked`](crate::Error::Locked), [`Loading`](crate::Error::Loading) or
+    /// [`NoRoom`](crate::Error::NoRoom) with what is
     /// in the way.
     #[inline]
     pub fn now(self) -> Result<Guard<'a>> {
