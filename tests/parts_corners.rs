@@ -322,3 +322,102 @@ fn a_step_that_has_no_room_because_of_guards_says_so() {
         set.write(&pieces).await.expect("writes");
     });
 }
+
+/// A file of eight parts, all in S3; part 3 alone is not here.
+async fn all_but_one(store: &s3_writeback::PartStore) -> s3_writeback::File {
+    let file = store.create(FILE, PARTS_OF).await.expect("creates");
+    for index in 0..8 {
+        fill(&file, index, 7).await;
+    }
+    file.sync().await.expect("syncs");
+    uploaded(store).await;
+    without_part_3(&file).await;
+    file
+}
+
+async fn without_part_3(file: &s3_writeback::File) {
+    for _ in 0..8 {
+        for index in [0, 1, 2, 4, 5, 6, 7] {
+            drop(read(file, index * PART, 1).await.expect("reads"));
+        }
+    }
+}
+
+#[test]
+fn an_intent_that_a_cut_left_behind_keeps_its_part_here() {
+    paused(async {
+        for times in 1..16 {
+            // So that nobody looks for such intents before the power goes.
+            let rig = StoreRig::with(4, |config| {
+                config.max_dirty_age = Duration::from_secs(3600);
+            });
+            let store = rig.open().await;
+            let file = all_but_one(&store).await;
+            drop(read(&file, 3 * PART, 1).await.expect("reads"));
+            file.sync().await.expect("syncs");
+            leave(file.set_len(3 * PART as u64 + 100).into_future(), times).await;
+            if file.len() < 8 * PART as u64 {
+                continue;
+            }
+            without_part_3(&file).await;
+            file.sync().await.expect("syncs");
+            drop((file, store));
+            rig.fs.crash(times.into());
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            assert_eq!(bytes, [7; PART], "left after {times}");
+        }
+    });
+}
+
+#[test]
+fn a_sync_does_not_vouch_for_bytes_that_are_about_to_be_written() {
+    paused(async {
+        for times in 1..16 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = all_but_one(&store).await;
+            let bytes = [8; PART];
+            // Over a part that is not here, whole: the power goes between its intent and its step.
+            let mut write = Box::pin(file.write_at(&bytes, 3 * PART as u64).into_future());
+            let mut done = false;
+            for _ in 0..times {
+                let poll = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(write.as_mut().poll(context).is_ready())
+                });
+                done = poll.await;
+                if done {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            file.sync().await.expect("syncs");
+            rig.fs.crash(times);
+            drop(write);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            let expected = if done { 8 } else { 7 };
+            assert_eq!(bytes, [expected; PART], "after {times}");
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_dirty_room_does_not_wait_until_it_is_old() {
+    paused(async {
+        let age = Duration::from_secs(3600);
+        let rig = StoreRig::with(8, |config| config.max_dirty_age = age);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        let began = tokio::time::Instant::now();
+        for index in 0..32 {
+            let bytes = [1; PART];
+            let write = file.write_at(&bytes, (index * PART) as u64);
+            write.within(2 * age).await.expect("writes");
+        }
+        assert!(began.elapsed() < age, "{:?}", began.elapsed());
+    });
+}
