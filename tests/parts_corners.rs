@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{Error, FileId, Mode, PartId, Role};
 use support::{PART, PARTS_OF, StoreRig, fill, paused, read, uploaded};
@@ -419,5 +420,114 @@ fn who_waits_for_dirty_room_does_not_wait_until_it_is_old() {
             write.within(2 * age).await.expect("writes");
         }
         assert!(began.elapsed() < age, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_write_behind_a_cut_within_its_part_stays() {
+    paused(async {
+        for times in 1..8 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            fill(&file, 1, 1).await;
+            leave(file.set_len(10).into_future(), times).await;
+            file.write_at(&[2; 9], 100).await.expect("writes");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let bytes = read(&file, 100, 9).await.expect("reads");
+            assert_eq!(bytes, [2; 9], "left after {times}");
+        }
+    });
+}
+
+#[test]
+fn what_is_written_anew_behind_a_cut_is_as_safe_as_before() {
+    paused(async {
+        let rig = StoreRig::new(8);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..4 {
+            fill(&file, index, 7).await;
+        }
+        file.sync().await.expect("syncs");
+        file.set_len(PART as u64).await.expect("cuts");
+        fill(&file, 2, 9).await;
+        file.sync().await.expect("syncs");
+        drop((file, store));
+        rig.fs.crash(1);
+        let store = rig.open().await;
+        let file = store.file(FILE).expect("is there");
+        let bytes = read(&file, PART, 2 * PART).await.expect("reads");
+        assert_eq!(bytes[..PART], [0; PART]);
+        assert_eq!(bytes[PART..], [9; PART]);
+    });
+}
+
+#[test]
+fn a_shutdown_with_nothing_left_to_do_ends_at_once() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        uploaded(&store).await;
+        let began = tokio::time::Instant::now();
+        store.shutdown().await.expect("shuts down");
+        assert!(began.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn an_image_that_s3_refuses_leaves_its_part_dirty() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = all_but_one(&store).await;
+        let refused = RemoteError::permanent("PutObject", 403, "AccessDenied");
+        rig.remote
+            .once(Some(Call::Put), None, Fault::Error(refused));
+        fill(&file, 3, 9).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        uploaded(&store).await;
+        without_part_3(&file).await;
+        let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+        assert_eq!(bytes, [9; PART]);
+    });
+}
+
+#[test]
+fn a_load_of_a_short_image_leaves_nothing_behind_it() {
+    paused(async {
+        for seed in 0..20 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..3 {
+                fill(&file, index, 7).await;
+            }
+            let short = 3 * PART as u64;
+            file.write_at(&[7; 100], short).await.expect("writes");
+            uploaded(&store).await;
+            file.set_len(8 * PART as u64).await.expect("grows");
+            for index in 4..8 {
+                fill(&file, index, 7).await;
+            }
+            file.sync().await.expect("syncs");
+            uploaded(&store).await;
+            without_part_3(&file).await;
+            // Never synced, over a load that was not either.
+            file.write_at(&[9; 2000], short + 1000)
+                .await
+                .expect("writes");
+            drop((file, store));
+            rig.fs.crash(seed);
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            assert_eq!(bytes[..100], [7; 100], "seed {seed}");
+            assert_eq!(bytes[100..], [0; PART - 100], "seed {seed}");
+        }
     });
 }
