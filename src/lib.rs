@@ -45,8 +45,8 @@ pub use part::id::{FileId, PartId};
 pub use part::locker::{Holder, Role};
 pub use part::state::Mode;
 pub use part_store::{
-    File, FileBy, FileOptions, Guard, GuardSet, Lock, LockFuture, Locker, PartStore, StoreBuilder,
-    StoreSnapshot,
+    File, FileBy, FileOptions, Guard, GuardSet, Lock, LockFuture, Locker, OwnedGuard, PartStore,
+    StoreBuilder, StoreSnapshot,
 };
 pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};

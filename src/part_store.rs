@@ -36,7 +36,7 @@ use crate::time::WallClock;
 use crate::upload_queue::{Builder, UploadQueue};
 
 pub use file::{File, FileBy};
-pub use guard::{Guard, GuardSet};
+pub use guard::{Guard, GuardSet, OwnedGuard};
 pub use lock::{Lock, LockFuture};
 
 /// Files of an engine, cut into parts that are here or in S3.
@@ -213,6 +213,11 @@ impl PartStore {
             work,
             why,
         )
+    }
+
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts)
     }
 
     fn wrap(&self, file: Arc<crate::part::file::PartFile>) -> File {

@@ -7,6 +7,8 @@
 
 #[path = "harness/kills.rs"]
 mod kills;
+#[path = "harness/pages.rs"]
+mod pages;
 #[path = "harness/process.rs"]
 mod process;
 #[path = "harness/runs.rs"]

@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{Error, FileId, FileOptions, Mode, PartId, Role};
 use tokio::sync::Notify;
@@ -427,5 +428,213 @@ fn steps_that_share_a_part_do_not_take_its_intent_from_each_other_for_ever() {
                 work.await.expect("ends");
             }
         });
+    });
+}
+
+/// A file of eight parts, all in S3; part 3 alone is not here.
+async fn all_but_one(store: &s3_writeback::PartStore) -> s3_writeback::File {
+    let file = store.create(FILE, PARTS_OF).await.expect("creates");
+    for index in 0..8 {
+        fill(&file, index, 7).await;
+    }
+    file.sync().await.expect("syncs");
+    uploaded(store).await;
+    without_part_3(&file).await;
+    file
+}
+
+async fn without_part_3(file: &s3_writeback::File) {
+    for _ in 0..8 {
+        for index in [0, 1, 2, 4, 5, 6, 7] {
+            drop(read(file, index * PART, 1).await.expect("reads"));
+        }
+    }
+}
+
+#[test]
+fn an_intent_that_a_cut_left_behind_keeps_its_part_here() {
+    paused(async {
+        for times in 1..16 {
+            // So that nobody looks for such intents before the power goes.
+            let rig = StoreRig::with(4, |config| {
+                config.max_dirty_age = Duration::from_secs(3600);
+            });
+            let store = rig.open().await;
+            let file = all_but_one(&store).await;
+            drop(read(&file, 3 * PART, 1).await.expect("reads"));
+            file.sync().await.expect("syncs");
+            leave(file.set_len(3 * PART as u64 + 100).into_future(), times).await;
+            if file.len() < 8 * PART as u64 {
+                continue;
+            }
+            without_part_3(&file).await;
+            file.sync().await.expect("syncs");
+            drop((file, store));
+            rig.fs.crash(times.into());
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            assert_eq!(bytes, [7; PART], "left after {times}");
+        }
+    });
+}
+
+#[test]
+fn a_sync_does_not_vouch_for_bytes_that_are_about_to_be_written() {
+    paused(async {
+        for times in 1..16 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = all_but_one(&store).await;
+            let bytes = [8; PART];
+            // Over a part that is not here, whole: the power goes between its intent and its step.
+            let mut write = Box::pin(file.write_at(&bytes, 3 * PART as u64).into_future());
+            let mut done = false;
+            for _ in 0..times {
+                let poll = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(write.as_mut().poll(context).is_ready())
+                });
+                done = poll.await;
+                if done {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            file.sync().await.expect("syncs");
+            rig.fs.crash(times);
+            drop(write);
+            drop((file, store));
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            let expected = if done { 8 } else { 7 };
+            assert_eq!(bytes, [expected; PART], "after {times}");
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_dirty_room_does_not_wait_until_it_is_old() {
+    paused(async {
+        let age = Duration::from_secs(3600);
+        let rig = StoreRig::with(8, |config| config.max_dirty_age = age);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        let began = tokio::time::Instant::now();
+        for index in 0..32 {
+            let bytes = [1; PART];
+            let write = file.write_at(&bytes, (index * PART) as u64);
+            write.within(2 * age).await.expect("writes");
+        }
+        assert!(began.elapsed() < age, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_write_behind_a_cut_within_its_part_stays() {
+    paused(async {
+        for times in 1..8 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            fill(&file, 1, 1).await;
+            leave(file.set_len(10).into_future(), times).await;
+            file.write_at(&[2; 9], 100).await.expect("writes");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let bytes = read(&file, 100, 9).await.expect("reads");
+            assert_eq!(bytes, [2; 9], "left after {times}");
+        }
+    });
+}
+
+#[test]
+fn what_is_written_anew_behind_a_cut_is_as_safe_as_before() {
+    paused(async {
+        let rig = StoreRig::new(8);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..4 {
+            fill(&file, index, 7).await;
+        }
+        file.sync().await.expect("syncs");
+        file.set_len(PART as u64).await.expect("cuts");
+        fill(&file, 2, 9).await;
+        file.sync().await.expect("syncs");
+        drop((file, store));
+        rig.fs.crash(1);
+        let store = rig.open().await;
+        let file = store.file(FILE).expect("is there");
+        let bytes = read(&file, PART, 2 * PART).await.expect("reads");
+        assert_eq!(bytes[..PART], [0; PART]);
+        assert_eq!(bytes[PART..], [9; PART]);
+    });
+}
+
+#[test]
+fn a_shutdown_with_nothing_left_to_do_ends_at_once() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        uploaded(&store).await;
+        let began = tokio::time::Instant::now();
+        store.shutdown().await.expect("shuts down");
+        assert!(began.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn an_image_that_s3_refuses_leaves_its_part_dirty() {
+    paused(async {
+        let rig = StoreRig::new(4);
+        let store = rig.open().await;
+        let file = all_but_one(&store).await;
+        let refused = RemoteError::permanent("PutObject", 403, "AccessDenied");
+        rig.remote
+            .once(Some(Call::Put), None, Fault::Error(refused));
+        fill(&file, 3, 9).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        uploaded(&store).await;
+        without_part_3(&file).await;
+        let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+        assert_eq!(bytes, [9; PART]);
+    });
+}
+
+#[test]
+fn a_load_of_a_short_image_leaves_nothing_behind_it() {
+    paused(async {
+        for seed in 0..20 {
+            let rig = StoreRig::new(4);
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..3 {
+                fill(&file, index, 7).await;
+            }
+            let short = 3 * PART as u64;
+            file.write_at(&[7; 100], short).await.expect("writes");
+            uploaded(&store).await;
+            file.set_len(8 * PART as u64).await.expect("grows");
+            for index in 4..8 {
+                fill(&file, index, 7).await;
+            }
+            file.sync().await.expect("syncs");
+            uploaded(&store).await;
+            without_part_3(&file).await;
+            // Never synced, over a load that was not either.
+            file.write_at(&[9; 2000], short + 1000)
+                .await
+                .expect("writes");
+            drop((file, store));
+            rig.fs.crash(seed);
+            let store = rig.open().await;
+            let file = store.file(FILE).expect("is there");
+            let bytes = read(&file, 3 * PART, PART).await.expect("reads");
+            assert_eq!(bytes[..100], [7; 100], "seed {seed}");
+            assert_eq!(bytes[100..], [0; PART - 100], "seed {seed}");
+        }
     });
 }

@@ -16,7 +16,6 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use s3_writeback::UploadQueue;
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +28,6 @@ use crate::shipper::{Shipped, Shipper, Unsettled};
 
 /// Commits that one fdatasync covers at most.
 const GROUP: usize = 64;
-/// The engine ends right after the queue has closed; where it does not, something is wrong.
-const END_DEADLINE: Duration = Duration::from_secs(30);
 
 struct Commit {
     rows: Vec<u8>,
@@ -132,14 +129,6 @@ impl Engine {
         let shipper = shipper.await.map_err(Failure::task)?;
         log.map_err(|error| Failure::io("the log", error))?;
         shipper.map_err(|error| Failure::io("removing a segment", error))
-    }
-
-    /// [`Engine::finish`] within a deadline, beside the queue's own shutdown.
-    pub async fn finish_in_time(self) -> Result<Unsettled, Failure> {
-        match tokio::time::timeout(END_DEADLINE, self.finish()).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Stuck("the engine did not end after its queue")),
-        }
     }
 }
 

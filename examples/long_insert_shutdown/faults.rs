@@ -5,7 +5,7 @@ use std::time::Duration;
 use s3_writeback::testing::{Action, FaultPlan, FaultRule, Operation};
 use tokio::task::JoinHandle;
 
-use crate::options::Fault;
+use crate::options::{EngineKind, Fault};
 
 /// How often `--fault errors` strikes.
 const EVERY: Duration = Duration::from_millis(250);
@@ -19,14 +19,14 @@ pub struct Weather {
 
 impl Weather {
     /// Starts what goes wrong while rows are inserted for `inserting`.
-    pub fn start(plan: FaultPlan, fault: Fault, inserting: Duration) -> Self {
+    pub fn start(plan: FaultPlan, fault: Fault, engine: EngineKind, inserting: Duration) -> Self {
         let changes = match fault {
             Fault::None | Fault::HangAtShutdown => None,
             Fault::Slow => {
                 plan.add(FaultRule::new(Action::Delay(SLOW)).on(Operation::PutObject));
                 None
             }
-            Fault::Errors => Some(tokio::spawn(errors(plan.clone()))),
+            Fault::Errors => Some(tokio::spawn(errors(plan.clone(), used(engine)))),
             Fault::Hang => Some(tokio::spawn(hang(plan.clone(), inserting / 3))),
         };
         Self { plan, changes }
@@ -54,8 +54,17 @@ impl Drop for Weather {
     }
 }
 
-/// One fault at a time, of one kind after the other. Never ends: it goes with its handle.
-async fn errors(plan: FaultPlan) {
+/// The requests that an engine makes all the time.
+const fn used(engine: EngineKind) -> &'static [Operation] {
+    match engine {
+        EngineKind::Log => &[Operation::PutObject],
+        EngineKind::Page => &[Operation::PutObject, Operation::GetObject],
+    }
+}
+
+/// One fault at a time, of one kind after the other, of each kind on each operation. Never ends:
+/// it goes with its handle.
+async fn errors(plan: FaultPlan, operations: &'static [Operation]) {
     let kinds = [
         FaultRule::slow_down(),
         FaultRule::internal_error(),
@@ -64,11 +73,15 @@ async fn errors(plan: FaultPlan) {
     ];
     let mut tick = tokio::time::interval(EVERY);
     let mut last = None;
-    for kind in kinds.into_iter().cycle() {
+    let mut every = Vec::new();
+    for kind in kinds {
+        every.extend(operations.iter().map(|on| kind.clone().on(*on)));
+    }
+    for kind in every.into_iter().cycle() {
         tick.tick().await;
         // A rule that met no request meanwhile must not pile up.
         last.map(|rule| plan.remove(rule));
-        last = Some(plan.add(kind.on(Operation::PutObject).once()));
+        last = Some(plan.add(kind.once()));
     }
 }
 

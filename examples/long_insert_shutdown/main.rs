@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example long_insert_shutdown
+//! cargo run --release --example long_insert_shutdown -- --engine page
 //! ```
 //!
 //! Writers insert rows into a small log-structured engine that keeps its segments in S3 through
@@ -10,35 +11,47 @@
 //! seals. Then a plain `aws-sdk-s3` client reads the bucket and every acknowledged row is looked
 //! for. Where S3 was away at the end, the directory is opened a second time first.
 //!
+//! With `--engine page` writers update rows in pages of a file that is bigger than the cache of
+//! the `PartStore` that keeps it: its parts go up, are evicted and loaded again all the time.
+//! Afterwards the local bytes of all parts are taken away, the store is opened once more, and the
+//! last acknowledged version of every row is looked for. Where S3 was away at the end, or the
+//! process was killed, all is read once before as well, from the directory.
+//!
 //! | file | what it is |
 //! |---|---|
 //! | `options` | the command line |
 //! | `row` | how a row follows from its id, and its format |
 //! | `log` | segments on the local disk |
-//! | `engine` | group commit, and how the engine ends |
+//! | `engine` | group commit, and how the log engine ends |
 //! | `shipper` | sealed segments to the queue, with a hold and receipts |
-//! | `writers`, `acks` | who inserts, and what was acknowledged |
+//! | `page` | where a row is in pages and parts, and their format |
+//! | `heap` | part locks, updates, group sync, and how the page engine ends |
+//! | `writers`, `updaters`, `acks` | who inserts, who updates, and what was acknowledged |
 //! | `world`, `faults` | the S3, and what it does wrong |
-//! | `life` | from open to the end of shutdown |
-//! | `verify`, `report` | the proof, and what is told |
+//! | `life` | from open to the end of shutdown, of either engine |
+//! | `verify`, `audit`, `report` | the proof for the log, for pages, and what is told |
 //!
-//! To use the crate in an engine of your own, `shipper` and `life` are the ones to read.
+//! To use the crate in an engine of your own, `shipper`, `heap` and `life` are the ones to read.
 #![allow(
     clippy::disallowed_methods,
     reason = "the bans are the library's: an engine brings its own tasks and threads"
 )]
 
 mod acks;
+mod audit;
 mod engine;
 mod failure;
 mod faults;
+mod heap;
 mod life;
 mod log;
 mod options;
+mod page;
 mod progress;
 mod report;
 mod row;
 mod shipper;
+mod updaters;
 mod verify;
 mod world;
 mod writers;
@@ -53,12 +66,13 @@ use clap::{CommandFactory as _, Parser as _};
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 
-use acks::{Acknowledged, Acks};
+use acks::{Acknowledged, Acks, Series};
 use failure::Failure;
 use faults::Weather;
 use life::{Ended, Life};
-use options::Cli;
+use options::{Cli, EngineKind};
 use report::Report;
+use verify::Source;
 use world::World;
 
 #[tokio::main]
@@ -114,27 +128,41 @@ async fn run(cli: &Cli) -> Result<Report, Failure> {
         }
     };
     let world = World::start(cli, &dir.join("s3")).await?;
-    let mut report = Report::default();
-    let (first, acknowledged, mut weather) = if cli.resume {
-        resume(cli, &world, &dir).await?
+    let mut report = Report {
+        engine: cli.engine,
+        ..Report::default()
+    };
+    let (mut last, acknowledged, mut weather) = if cli.resume {
+        resume(cli, &world, &dir, &mut report).await?
     } else {
         insert(cli, &world, &dir).await?
     };
-    report.add_life(&first);
+    report.add_life(&last);
     // S3 is well again.
     if let Some(weather) = &mut weather {
         weather.clear();
     }
-    if first.owes() {
+    if last.owes() {
+        read_here(cli, &world, &dir, &acknowledged, &mut report).await?;
         let mut life = Life::open(cli, &world, &dir).await?;
         life.catch_up(cli.drain_within).await?;
-        report.add_life(&life.end().await?);
+        last = life.end().await?;
+        report.add_life(&last);
     }
     if let Some(puts) = world.puts() {
         report.puts = puts;
     }
-    let verdict = verify::verify(&world.bucket(), &acknowledged).await?;
-    report.add_verdict(acknowledged.total(), &verdict);
+    let verdict = match cli.engine {
+        EngineKind::Log => verify::verify(&world.bucket(), &acknowledged).await?,
+        EngineKind::Page => {
+            let from = match last.is_clean() {
+                true => Source::S3,
+                false => Source::Directory,
+            };
+            audit::audit(cli, &world, &dir, &acknowledged, from).await?
+        }
+    };
+    report.add_verdict(&acknowledged, &verdict);
     report.peak_rss_bytes = report::peak_rss_bytes();
     report.seconds = started.elapsed().as_secs_f64();
     if let Some(server) = &world.server {
@@ -143,28 +171,45 @@ async fn run(cli: &Cli) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Reads what a life left of the page engine, before anything else is done about it: the log's
+/// rows are read when S3 has them.
+async fn read_here(
+    cli: &Cli,
+    world: &World,
+    dir: &Path,
+    acknowledged: &Acknowledged,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if cli.engine == EngineKind::Page {
+        let verdict = audit::audit(cli, world, dir, acknowledged, Source::Directory).await?;
+        report.add_verdict(acknowledged, &verdict);
+    }
+    Ok(())
+}
+
 type First = (Ended, Acknowledged, Option<Weather>);
 
 /// The life that inserts.
 async fn insert(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> {
     world.bucket().must_be_empty().await?;
     let life = Life::open(cli, world, dir).await?;
-    if life.engine.had_rows() {
+    if life.had_rows() {
         life.end().await?;
         return Err(Failure::Usage(format!(
             "{} has rows of an earlier run: give --resume, or another --dir",
             dir.display()
         )));
     }
-    let acks = Acks::start(cli.ack_log.as_deref(), cli.seed, cli.row_bytes, cli.writers)?;
+    let (kind, count) = cli.series();
+    let acks = Acks::start(cli.ack_log.as_deref(), cli.seed, cli.row_bytes, kind, count)?;
     let acks = Arc::new(acks);
     let inserting = Duration::from_secs(cli.seconds);
     let weather = world
         .server
         .as_ref()
-        .map(|server| Weather::start(server.faults().clone(), cli.fault, inserting));
-    let writers = writers::start(cli, &life.engine.commits(), &acks);
-    let bar = progress::show(inserting, Arc::clone(&acks), life.queue.clone());
+        .map(|server| Weather::start(server.faults().clone(), cli.fault, cli.engine, inserting));
+    let writers = life.writers(cli, &acks)?;
+    let bar = progress::show(inserting, life.progress(&acks));
     // Whichever comes first: the end of the time, or somebody who starts the shutdown by hand.
     tokio::select! {
         () = bar => {}
@@ -178,11 +223,7 @@ async fn insert(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> 
     let (ended, stopped) = tokio::join!(life.end(), writers::stopped(writers));
     hurry.abort();
     stopped?;
-    let acknowledged = Acknowledged {
-        seed: cli.seed,
-        row_bytes: cli.row_bytes,
-        rows: acks.rows(),
-    };
+    let acknowledged = acks.acknowledged(cli.seed, cli.row_bytes);
     Ok((ended?, acknowledged, weather))
 }
 
@@ -197,11 +238,25 @@ fn on_second_signal(life: &Life) -> tokio::task::JoinHandle<()> {
 }
 
 /// The life that inserts nothing.
-async fn resume(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> {
+async fn resume(
+    cli: &Cli,
+    world: &World,
+    dir: &Path,
+    report: &mut Report,
+) -> Result<First, Failure> {
     let acknowledged = match &cli.ack_log {
         Some(path) => acks::read(path)?,
         None => return Err(Failure::Usage("--resume needs --ack-log".to_owned())),
     };
+    let (kind, count) = cli.series();
+    let counters = acknowledged.counters.len() as u64;
+    // The log's writers may be more or fewer this time.
+    if acknowledged.kind != kind || (kind == Series::Rows && counters != count) {
+        return Err(Failure::Usage(
+            "--ack-log is of a run with another --engine or another shape of pages".to_owned(),
+        ));
+    }
+    read_here(cli, world, dir, &acknowledged, report).await?;
     let mut life = Life::open(cli, world, dir).await?;
     life.catch_up(cli.drain_within).await?;
     Ok((life.end().await?, acknowledged, None))

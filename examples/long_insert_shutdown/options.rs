@@ -4,14 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use s3_writeback::Config;
+use s3_writeback::{Config, StoreConfig};
+use serde::Serialize;
 
+use crate::acks::{MAX_SERIES, Series};
+use crate::page::Shape;
 use crate::row;
 
 const MIB: u64 = 1024 * 1024;
+/// Short, so that parts go up while they are written to as well.
+const MAX_DIRTY_AGE: Duration = Duration::from_secs(1);
 
-/// Inserts rows into a small log-structured engine, shuts it down, reads everything back from S3
-/// and checks every acknowledged row.
+/// Inserts rows into a small log-structured engine, or updates rows of a small page engine, shuts
+/// it down, reads everything back from S3 and checks every acknowledged row.
 ///
 /// Exit status: 0 where nothing was lost and shutdown kept its deadline, 1 where not, 2 where the
 /// run could not be carried through.
@@ -46,6 +51,18 @@ pub struct Cli {
     /// Their bytes.
     #[arg(long, default_value_t = 256 * MIB)]
     pub queue_bytes: u64,
+    /// MiB of the page engine's file.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub page_file_mib: u64,
+    /// MiB of it that may be here at one time, half of them dirty.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub cache_mib: u64,
+    /// KiB of its parts, which are what is locked, uploaded and loaded: a power of two.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=1024))]
+    pub part_kib: u32,
+    /// Bytes of its pages: a power of two, and no more than a part.
+    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1_048_576))]
+    pub page_bytes: u32,
     /// Requests to S3 at one time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,
@@ -88,10 +105,15 @@ pub struct Cli {
 }
 
 /// Which engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// Log-structured: rows are appended to segments, segments are uploaded.
+    #[default]
     Log,
+    /// Pages: rows are updated in place, in a file that is bigger than its cache; parts of it are
+    /// uploaded, evicted and loaded again.
+    Page,
 }
 
 /// What goes wrong.
@@ -101,8 +123,8 @@ pub enum Fault {
     None,
     /// Every PUT takes 200 ms longer.
     Slow,
-    /// Every quarter of a second one PUT fails: by 503, by 500, by a reset before its effect, by a
-    /// reset after it, in turn.
+    /// Every quarter of a second one PUT (or with pages one PUT or GET) fails: by 503, by 500, by
+    /// a reset before its effect, by a reset after it, in turn.
     Errors,
     /// S3 answers nothing in the middle third of the run.
     Hang,
@@ -134,6 +156,9 @@ impl Cli {
                 self.queue_bytes
             ));
         }
+        if self.engine == EngineKind::Page {
+            self.validate_pages()?;
+        }
         if self.endpoint.is_some() && self.fault != Fault::None {
             return Err("--fault is for the embedded server, not for --endpoint".to_owned());
         }
@@ -144,6 +169,63 @@ impl Cli {
             ));
         }
         Ok(())
+    }
+
+    fn validate_pages(&self) -> Result<(), String> {
+        let shape = self.shape();
+        if !shape.part_bytes.is_power_of_two() {
+            return Err(format!("--part-kib {} is no power of two", self.part_kib));
+        }
+        if !shape.page_bytes.is_power_of_two() || shape.page_bytes > shape.part_bytes {
+            return Err(format!(
+                "--page-bytes {} is no power of two, or more than a part of {} bytes",
+                shape.page_bytes, shape.part_bytes
+            ));
+        }
+        if shape.slots() == 0 {
+            return Err(format!(
+                "--row-bytes {}: no such row fits into a page of {} bytes",
+                self.row_bytes, shape.page_bytes
+            ));
+        }
+        if shape.rows() > MAX_SERIES {
+            return Err(format!(
+                "--page-file-mib {} has {} rows, and {MAX_SERIES} is the most",
+                self.page_file_mib,
+                shape.rows()
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the page engine's file is like.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            page_bytes: self.page_bytes,
+            part_bytes: self.part_kib * 1024,
+            file_bytes: self.page_file_mib * MIB,
+            row_bytes: self.row_bytes,
+        }
+    }
+
+    /// What is acknowledged, and how many of them there are.
+    pub fn series(&self) -> (Series, u64) {
+        match self.engine {
+            EngineKind::Log => (Series::Writers, u64::from(self.writers)),
+            EngineKind::Page => (Series::Rows, self.shape().rows()),
+        }
+    }
+
+    /// The part store's configuration, in `dir`.
+    pub fn store_config(&self, dir: PathBuf) -> StoreConfig {
+        let mut config = StoreConfig::new(dir.clone());
+        config.queue = self.config(dir);
+        config.cache_bytes = self.cache_mib * MIB;
+        config.dirty_bytes = config.cache_bytes / 2;
+        config.checkpoint_cache_bytes = (config.cache_bytes / 16).max(MIB);
+        config.image_bytes = config.dirty_bytes.max(MIB);
+        config.max_dirty_age = MAX_DIRTY_AGE;
+        config
     }
 
     /// The queue's configuration, in `dir`.

@@ -1,18 +1,15 @@
 //! The progress bar, on a terminal only.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use s3_writeback::UploadQueue;
 use tokio::time::Instant;
-
-use crate::acks::Acks;
 
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Shows the run until `inserting` is over. Never waits for anything but time.
-pub async fn show(inserting: Duration, acks: Arc<Acks>, queue: UploadQueue) {
+/// Shows the run until `inserting` is over, with `text` beside it. Never waits for anything but
+/// time.
+pub async fn show(inserting: Duration, text: impl Fn() -> String) {
     let length = u64::try_from(inserting.as_millis()).unwrap_or(u64::MAX);
     let bar = ProgressBar::new(length);
     if bar.is_hidden() {
@@ -28,14 +25,7 @@ pub async fn show(inserting: Duration, acks: Arc<Acks>, queue: UploadQueue) {
         tick.tick().await;
         let passed = start.elapsed();
         bar.set_position(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
-        let snapshot = queue.snapshot();
-        bar.set_message(format!(
-            "{} rows acknowledged, {} segments in S3, {} waiting (pressure {})",
-            acks.total(),
-            snapshot.uploaded,
-            snapshot.admitted_tasks,
-            snapshot.pressure,
-        ));
+        bar.set_message(text());
     }
     bar.finish_and_clear();
 }

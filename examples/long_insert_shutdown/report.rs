@@ -6,18 +6,27 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::acks::Acknowledged;
 use crate::life::Ended;
-use crate::verify::Verdict;
+use crate::options::EngineKind;
+use crate::verify::{Source, Verdict};
 
 /// The result of a run. Fields of one shutdown are of the first life: the one that inserted, or
 /// with `--resume` the one that resumed.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    pub engine: EngineKind,
     pub rows_acknowledged: u64,
+    /// Writes of rows that were acknowledged: with pages more than rows.
+    pub updates_acknowledged: u64,
     pub rows_verified: u64,
     pub rows_lost: u64,
     /// In S3 and not acknowledged when the process was killed.
     pub rows_unacknowledged: u64,
+    /// Where rows were read from, the last time.
+    pub verified_from: Source,
+    /// How many times they were all read.
+    pub verifications: u64,
     pub segments: u64,
     /// Bytes of bodies that went up, of all lives.
     pub bytes_uploaded: u64,
@@ -25,6 +34,23 @@ pub struct Report {
     pub puts: u64,
     /// Tasks that were durable and not in S3 when the first shutdown was over.
     pub deferred: u64,
+    /// Parts of the page engine that were here and not in S3 as they were when the first shutdown
+    /// was over.
+    pub dirty_parts: u64,
+    /// Images of parts that went up, of all lives; so are those that follow.
+    pub parts_uploaded: u64,
+    pub loads: u64,
+    pub evictions: u64,
+    /// Locks that were not had at once: another held the part, or it was not here.
+    pub lock_waits: u64,
+    pub max_lock_wait_ms: u64,
+    /// Updates that were begun anew after a timeout, or because a locker had to give way.
+    pub refused: u64,
+    /// Pages that were read and checked beside the writers.
+    pub pages_checked: u64,
+    /// The most bytes of parts that were here, and that were dirty, at one time.
+    pub max_cache_bytes: u64,
+    pub max_dirty_bytes: u64,
     /// Tasks in quarantine, of all lives.
     pub quarantined: u64,
     /// Requests whose answer was lost, of all lives.
@@ -57,6 +83,7 @@ impl Report {
         let (report, snapshot) = (&ended.report, &ended.snapshot);
         if self.lives == 0 {
             self.deferred = report.deferred;
+            self.dirty_parts = report.dirty_parts;
             self.shutdown_ms = millis(ended.shutdown);
             self.shutdown_within_ms = millis(report.within);
             self.shutdown_in_time = true;
@@ -78,17 +105,37 @@ impl Report {
         self.max_pending_bytes = self.max_pending_bytes.max(snapshot.peak_bytes);
         self.recovered_tasks += snapshot.recovered;
         self.faults.extend_from_slice(&ended.shipped.failed);
+        if let Some((told, store)) = &ended.heap {
+            self.parts_uploaded += store.images;
+            self.bytes_uploaded += store.images * u64::from(told.part_bytes);
+            self.loads += store.loads;
+            self.evictions += store.evictions;
+            self.max_cache_bytes = self.max_cache_bytes.max(store.peak_cache_bytes);
+            self.max_dirty_bytes = self.max_dirty_bytes.max(store.peak_dirty_bytes);
+            self.lock_waits += told.lock_waits;
+            self.max_lock_wait_ms = self.max_lock_wait_ms.max(told.max_lock_wait_ms);
+            self.refused += told.refused;
+            self.pages_checked += told.looks;
+            self.faults.extend_from_slice(&told.faults);
+            let failing = report.failing_parts.iter();
+            self.faults
+                .extend(failing.map(|failing| format!("{}: {}", failing.part, failing.cause)));
+        }
         if let Some(error) = &report.seal_error {
             self.faults.push(format!("not sealed: {error}"));
         }
     }
 
-    /// Adds what was read back.
-    pub fn add_verdict(&mut self, acknowledged: u64, verdict: &Verdict) {
-        self.rows_acknowledged = acknowledged;
-        self.rows_verified = verdict.verified;
-        self.rows_lost = verdict.lost;
+    /// Adds what was read back. Lost is what was not found any one time.
+    pub fn add_verdict(&mut self, acknowledged: &Acknowledged, verdict: &Verdict) {
+        self.rows_acknowledged = acknowledged.total();
+        self.updates_acknowledged = acknowledged.updates();
+        let before = (self.verifications > 0).then_some(self.rows_verified);
+        self.rows_verified = before.map_or(verdict.verified, |rows| rows.min(verdict.verified));
+        self.rows_lost = self.rows_lost.max(verdict.lost);
         self.rows_unacknowledged = verdict.unacknowledged;
+        self.verified_from = verdict.from;
+        self.verifications += 1;
         self.segments = verdict.segments;
         self.faults.extend_from_slice(&verdict.faults);
         let untold = verdict.fault_count - verdict.faults.len() as u64;
@@ -131,6 +178,27 @@ impl Report {
             self.peak_rss_bytes,
             self.seconds,
         );
+        if self.engine == EngineKind::Page {
+            text.push_str(&format!(
+                "pages: {} updates; {} images, {} loads, {} evictions; at most {} bytes here, \
+                 {} dirty\n\
+                 locks: {} waits, the longest {} ms; {} updates begun anew; {} pages checked\n\
+                 dirty_parts: {}; verified_from: {}, {} time(s)\n",
+                self.updates_acknowledged,
+                self.parts_uploaded,
+                self.loads,
+                self.evictions,
+                self.max_cache_bytes,
+                self.max_dirty_bytes,
+                self.lock_waits,
+                self.max_lock_wait_ms,
+                self.refused,
+                self.pages_checked,
+                self.dirty_parts,
+                self.verified_from,
+                self.verifications,
+            ));
+        }
         for fault in &self.faults {
             text.push_str(&format!("wrong: {fault}\n"));
         }

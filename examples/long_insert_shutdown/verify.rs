@@ -1,12 +1,13 @@
-//! Reading everything back, and checking it against what was acknowledged.
+//! Reading the log back, and checking it against what was acknowledged.
 //!
-//! Owns: the judgement. Uses a plain `aws-sdk-s3` client and nothing of the crate under test.
+//! Owns: the judgement, and its form for both engines ([`crate::audit`] is the heap's). Uses a plain `aws-sdk-s3` client and nothing of the crate under test.
 //!
 //! Rows of one writer are committed in order into segments that are numbered in order, so they
 //! must come back in order: a counter for each writer is all that has to be remembered.
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
 
 use crate::acks::Acknowledged;
 use crate::failure::Failure;
@@ -19,16 +20,38 @@ const AHEAD: usize = 2;
 /// Faults that are told one by one.
 const TOLD: usize = 10;
 
+/// Where rows were read from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// S3 alone.
+    #[default]
+    S3,
+    /// The store's directory, and S3 where it has them.
+    Directory,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::S3 => "s3",
+            Self::Directory => "directory",
+        })
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Acknowledged rows that are in S3, once, with the right bytes.
+    /// Acknowledged rows that are there, once, with the right bytes.
     pub verified: u64,
     /// Acknowledged rows that are not.
     pub lost: u64,
-    /// Rows in S3 that were not acknowledged before the end: allowed.
+    /// Rows, or later versions of rows, that were not acknowledged before the end: allowed.
     pub unacknowledged: u64,
     pub segments: u64,
+    /// Where they were read from.
+    pub from: Source,
     /// What is wrong, the first few.
     pub faults: Vec<String>,
     /// How many there are in all.
@@ -36,7 +59,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn fault(&mut self, text: String) {
+    pub fn fault(&mut self, text: String) {
         self.fault_count += 1;
         if self.faults.len() < TOLD {
             self.faults.push(text);
@@ -49,7 +72,7 @@ pub async fn verify(bucket: &Bucket, acknowledged: &Acknowledged) -> Result<Verd
     let mut verdict = Verdict::default();
     let mut check = Check {
         acknowledged,
-        next: vec![0; acknowledged.rows.len()],
+        next: vec![0; acknowledged.counters.len()],
         right: 0,
         scratch: Vec::new(),
     };
@@ -103,10 +126,10 @@ impl Check<'_> {
     }
 
     fn row(&mut self, key: &str, row: &row::Row<'_>, verdict: &mut Verdict) {
-        let writer = row.writer as usize;
+        let writer = row.series as usize;
         let (Some(next), Some(acknowledged)) = (
             self.next.get_mut(writer),
-            self.acknowledged.rows.get(writer),
+            self.acknowledged.counters.get(writer),
         ) else {
             verdict.fault(format!("{key}: a row of writer {writer}, who never was"));
             return;

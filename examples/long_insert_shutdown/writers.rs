@@ -1,6 +1,5 @@
-//! Writers: they insert rows at a bounded rate until they are told to stop.
+//! The log's writers: they insert rows at a bounded rate until they are told to stop.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::options::Cli;
 use crate::row;
 
 /// Starts all writers.
-pub fn start(cli: &Cli, commits: &Commits, acks: &Arc<Acks>) -> JoinSet<io::Result<()>> {
+pub fn start(cli: &Cli, commits: &Commits, acks: &Arc<Acks>) -> JoinSet<Result<(), Failure>> {
     let mut writers = JoinSet::new();
     for writer in 0..cli.writers {
         let (commits, acks) = (commits.clone(), Arc::clone(acks));
@@ -32,7 +31,8 @@ pub fn start(cli: &Cli, commits: &Commits, acks: &Arc<Acks>) -> JoinSet<io::Resu
                     // Not acknowledged. Why the log failed is told where the engine ends.
                     return Ok(());
                 }
-                acks.note(writer, next, next + rows)?;
+                acks.note(writer, next, next + rows)
+                    .map_err(|error| Failure::io("the ack log", error))?;
                 next += rows;
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -45,16 +45,16 @@ pub fn start(cli: &Cli, commits: &Commits, acks: &Arc<Acks>) -> JoinSet<io::Resu
     writers
 }
 
-/// Waits for all of them, after they were told to stop.
-pub async fn stopped(mut writers: JoinSet<io::Result<()>>) -> Result<(), Failure> {
+/// Waits for all of one engine's writers, after they were told to stop.
+pub async fn stopped(mut writers: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(ended) = writers.join_next().await {
-        ended?.map_err(|error| Failure::io("the ack log", error))?;
+        ended??;
     }
     Ok(())
 }
 
 /// When a writer may go on.
-struct Pace {
+pub struct Pace {
     due: Instant,
     /// What one commit takes at the writer's share of the rate.
     commit: Duration,
@@ -64,7 +64,7 @@ impl Pace {
     /// A writer that was held up may run ahead by this much to make up for it, not by all of it.
     const SLACK: Duration = Duration::from_secs(1);
 
-    fn new(cli: &Cli) -> Self {
+    pub fn new(cli: &Cli) -> Self {
         let commit = match cli.rate {
             0 => 0.0,
             rate => cli.commit_bytes() as f64 * f64::from(cli.writers) / rate as f64,
@@ -76,7 +76,7 @@ impl Pace {
     }
 
     /// After one more commit.
-    fn next(&mut self) -> Instant {
+    pub fn next(&mut self) -> Instant {
         let oldest = Instant::now().checked_sub(Self::SLACK).unwrap_or(self.due);
         self.due = self.due.max(oldest);
         self.due = self.due.checked_add(self.commit).unwrap_or(self.due);

@@ -155,6 +155,7 @@ impl Parts {
         buffer: &mut [u8],
     ) -> Result<()> {
         self.locks.admits(locker.map(|l| &**l), false)?;
+        let _counted = self.checkpointing(locker.map(|l| &**l));
         let end = offset.checked_add(buffer.len() as u64);
         if file.is_dropped() {
             return Err(file.deleted(0));
@@ -344,19 +345,14 @@ impl Parts {
         pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<Stepped> {
-        let one;
-        let several;
         // One latch for one part, without a list of them.
-        match pieces {
-            [piece] => {
-                one = self.latches.step(piece.key());
-                let _ = &one;
-            }
+        let (_one, _several) = match pieces {
+            [piece] => (Some(self.latches.step(piece.key())), Vec::new()),
             _ => {
-                several = self.latches.step_all(pieces.iter().map(Piece::key));
-                let _ = &several;
+                let keys = pieces.iter().map(Piece::key);
+                (None, self.latches.step_all(keys))
             }
-        }
+        };
         self.check_writes(locker)?;
         for piece in &*pieces {
             let file = &piece.file;

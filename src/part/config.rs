@@ -32,7 +32,7 @@ pub struct StoreConfig {
     /// The queue under the store, with its directory, journal, workers and shutdown.
     pub queue: Config,
     /// Bytes of parts that may be here at one time: the local files take that much disk. Default
-    /// 1 GiB; 16 KiB to 1 PiB.
+    /// 1 GiB; 4 KiB to 1 PiB.
     #[serde(default = "defaults::cache_bytes")]
     pub cache_bytes: u64,
     /// Room in the cache on top of that, for parts that lockers of role `Checkpointer` load.
@@ -135,7 +135,7 @@ impl StoreConfig {
         };
         let least = u64::from(MIN_PART_BYTES);
         for (name, value, min, max) in [
-            ("cache_bytes", self.cache_bytes, 4 * least, 1 << 50),
+            ("cache_bytes", self.cache_bytes, least, 1 << 50),
             (
                 "checkpoint_cache_bytes",
                 self.checkpoint_cache_bytes,

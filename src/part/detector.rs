@@ -109,7 +109,8 @@ mod tests {
             if let Some(found) = found {
                 for (at, from) in found.iter().enumerate() {
                     let to = found[(at + 1) % found.len()];
-                    prop_assert!(edges.contains(&Edge { from: *from, to }));
+                    let edge = Edge { from: *from, to };
+                    prop_assert!(edges.contains(&edge));
                 }
             }
         }

@@ -190,7 +190,9 @@ impl Parts {
             let held = here.frame.bytes();
             ring.hand = Some(key);
             let word = &file.header.entry(index).word;
-            if !word.get().is_clean() || word.get().is_held() {
+            // The last that was made of it: who lets go of it later tells us.
+            let now = word.look();
+            if !now.is_clean() || now.is_held() {
                 continue;
             }
             if word.make(|word| word.aged()).is_some() {
@@ -310,7 +312,7 @@ impl Parts {
         let mut busy = here.iter().map(|(_, _, bytes)| bytes).sum::<u64>() < self.cache.used().0;
         let mut held_parts = BTreeSet::new();
         for (file, index, _) in &here {
-            let word = file.header.entry(*index).word.get();
+            let word = file.header.entry(*index).word.look();
             uploads |= !word.is_clean() || file.log.lock().intents.contains_key(index);
             if word.is_held() {
                 held_parts.insert(file.key(*index));

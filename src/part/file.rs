@@ -33,6 +33,7 @@ pub(crate) struct PartFile {
     /// The location of the record that created it.
     pub incarnation: Location,
     pub part_bytes: u32,
+    shift: u32,
     pub path: PathBuf,
     pub disk: Box<dyn FsFile>,
     pub header: Header,
@@ -154,6 +155,7 @@ impl PartFile {
             id: made.id,
             incarnation: made.incarnation,
             part_bytes: made.part_bytes,
+            shift: made.part_bytes.trailing_zeros(),
             path: made.path,
             disk: made.disk,
             header: Header::new(),
@@ -170,6 +172,7 @@ impl PartFile {
         }
     }
 
+    #[inline]
     pub(crate) fn key(&self, index: u32) -> PartKey {
         PartKey::new(self.no, index)
     }
@@ -181,6 +184,7 @@ impl PartFile {
         }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
@@ -200,12 +204,14 @@ impl PartFile {
     }
 
     /// Parts that a length has.
+    #[inline]
     pub(crate) fn parts_of(&self, len: u64) -> u64 {
-        len.div_ceil(u64::from(self.part_bytes))
+        // A power of two: a shift, where a division would cost as much as the lock does.
+        (len >> self.shift) + u64::from(len & (u64::from(self.part_bytes) - 1) != 0)
     }
 
     pub(crate) fn start_of(&self, index: u32) -> u64 {
-        u64::from(index) * u64::from(self.part_bytes)
+        u64::from(index) << self.shift
     }
 
     /// Bytes of a part before the file's end.
@@ -214,6 +220,7 @@ impl PartFile {
         u32::try_from(left).map_or(self.part_bytes, |left| left.min(self.part_bytes))
     }
 
+    #[inline]
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Acquire)
     }
@@ -242,6 +249,7 @@ impl PartFile {
     }
 
     /// Parts from this one on are being cut off.
+    #[inline]
     pub(crate) fn cutting_from(&self) -> u64 {
         self.cut_from.load(Ordering::SeqCst)
     }
@@ -251,6 +259,7 @@ impl PartFile {
     }
 
     /// Whether a part is there, and stays.
+    #[inline]
     pub(crate) fn check(&self, index: u32) -> Result<()> {
         if self.is_dropped() || u64::from(index) >= self.parts_of(self.len()) {
             return Err(self.deleted(index));
@@ -301,7 +310,7 @@ impl PartFile {
                 let have = self.disk.stat()?.len.saturating_sub(offset);
                 let have = usize::try_from(have).map_or(buffer.len(), |n| n.min(buffer.len()));
                 let (data, zeros) = buffer.split_at_mut(have);
-                if have > 0 {
+                if !data.is_empty() {
                     self.disk.read_exact_at(data, offset)?;
                 }
                 zeros.fill(0);

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -53,6 +53,10 @@ pub(crate) struct Flusher {
     hurry: AtomicBool,
     /// Everything goes: the store is draining.
     all: AtomicBool,
+    /// Parts that were taken out of the line and are not captured yet.
+    in_hand: AtomicUsize,
+    /// The next capture waits for memory, which images on their way have.
+    blocked: AtomicBool,
     /// Something went, or stopped being able to.
     pub(crate) moved: Notify,
 }
@@ -62,8 +66,6 @@ struct State {
     dirty: VecDeque<Dirty>,
     delayed: BTreeMap<(Instant, u64), Dirty>,
     next: u64,
-    /// Taken, and not captured yet: on their way, though in no list.
-    in_hand: usize,
     failing: BTreeMap<PartKey, FailingPart>,
 }
 
@@ -145,12 +147,13 @@ impl Flusher {
         self.state.lock().failing.remove(&key);
     }
 
-    /// Whether something dirty can still go before `deadline`.
+    /// Whether something dirty can still be captured before `deadline`.
     fn may_move(&self, deadline: Instant) -> bool {
         let state = self.state.lock();
         let due = state.delayed.first_key_value();
-        let waits = !state.dirty.is_empty() || state.in_hand > 0;
-        waits || due.is_some_and(|((due, _), _)| *due < deadline)
+        self.in_hand.load(Ordering::Acquire) > 0
+            || !state.dirty.is_empty()
+            || due.is_some_and(|((due, _), _)| *due < deadline)
     }
 
     /// What is to be captured now; and when to look again, if nothing calls earlier.
@@ -167,15 +170,10 @@ impl Flusher {
                 None => break,
             }
         }
-        state.in_hand = taken.len();
+        self.in_hand.store(taken.len(), Ordering::Release);
         let by_age = state.dirty.front().map(|dirty| dirty.since + age);
         let delayed = state.delayed.keys().next().map(|(due, _)| *due);
         (taken, by_age.into_iter().chain(delayed).min())
-    }
-
-    /// One of those that were taken is captured, or in a list again.
-    fn out_of_hand(&self) {
-        self.state.lock().in_hand -= 1;
     }
 
     fn again(&self, dirty: Dirty, at: Instant) {
@@ -188,6 +186,7 @@ impl Flusher {
 impl Parts {
     /// Captures what is due, until the store stops.
     pub(crate) async fn run_flusher(self: Arc<Self>) {
+        let mut closed = Instant::now();
         loop {
             let mut wake = std::pin::pin!(self.flusher.wake.notified());
             wake.as_mut().enable();
@@ -198,31 +197,34 @@ impl Parts {
             let now = Instant::now();
             let (taken, due) = self.flusher.take(early, self.config.max_dirty_age, now);
             if taken.is_empty() {
-                if early {
-                    // What is not dirty and still holds its share: intents without a write.
+                // What is not dirty and still holds its share: intents without a write. Looked
+                // for now and then: each look is at all of them.
+                let every = if early {
+                    AGAIN
+                } else {
+                    self.config.max_dirty_age
+                };
+                if closed + every <= now {
+                    closed = now;
                     for file in self.all_files() {
                         self.close_idle_intents(&file);
                     }
-                    self.flusher.moved.notify_waiters();
                 }
-                let beat = now + self.config.max_dirty_age;
+                self.flusher.moved.notify_waiters();
+                let beat = closed + every;
                 tokio::select! {
-                    () = wake => continue,
+                    () = wake => (),
                     () = tokio::time::sleep_until(due.unwrap_or(beat).min(beat)) => (),
                     () = self.stop.cancelled() => return,
-                }
-                if !early {
-                    for file in self.all_files() {
-                        self.close_idle_intents(&file);
-                    }
                 }
                 continue;
             }
             for dirty in taken {
                 tokio::select! {
-                    () = self.flush_one(dirty) => self.flusher.out_of_hand(),
+                    () = self.flush_one(dirty) => (),
                     () = self.stop.cancelled() => return,
                 }
+                self.flusher.in_hand.fetch_sub(1, Ordering::AcqRel);
             }
         }
     }
@@ -240,13 +242,14 @@ impl Parts {
             tracing::warn!(%error, "no epoch to write under");
             return self.flusher.again(dirty, Instant::now() + AGAIN * 20);
         }
-        let Ok(room) = self
-            .images
-            .take(u64::from(file.part_bytes), None, || ())
-            .await
-        else {
-            return;
+        let each = u64::from(file.part_bytes);
+        let blocked = || {
+            self.flusher.blocked.store(true, Ordering::Release);
+            self.flusher.moved.notify_waiters();
         };
+        let room = self.images.take(each, None, blocked).await;
+        self.flusher.blocked.store(false, Ordering::Release);
+        let Ok(room) = room else { return };
         let (parts, on) = (Arc::clone(self), Arc::clone(&file));
         let captured = self.io.run(move || parts.capture(&on, index, room)).await;
         match captured.and_then(|captured| captured) {
@@ -284,14 +287,17 @@ impl Parts {
         loop {
             let mut moved = std::pin::pin!(self.flusher.moved.notified());
             moved.as_mut().enable();
-            for file in self.all_files() {
-                self.close_idle_intents(&file);
-            }
-            let owed = self.owed();
-            let moves = self.flusher.may_move(deadline)
+            // Memory that has come back is not blocked, though nobody has looked yet.
+            let blocked =
+                self.flusher.blocked.load(Ordering::Acquire) && self.images.short_by().is_some();
+            let moves = (!blocked && self.flusher.may_move(deadline))
                 || self.queue.images_can_move(deadline)
-                || self.settler.is_busy();
-            if owed == 0 || !moves || self.failed.get().is_some() {
+                || self.settler.is_busy()
+                || self.checkpointing.load(Ordering::Acquire) > 0;
+            if !moves || self.failed.get().is_some() {
+                for file in self.all_files() {
+                    self.close_idle_intents(&file);
+                }
                 return;
             }
             tokio::select! {

@@ -88,6 +88,7 @@ pub(crate) struct Header {
 }
 
 /// Level and place of a page.
+#[inline]
 const fn locate(page: u32) -> (usize, usize) {
     let level = (page + 1).ilog2();
     (level as usize, (page + 1 - (1 << level)) as usize)
@@ -137,7 +138,7 @@ impl Header {
     /// Parts from `from` on that were used.
     pub(crate) fn used_from(&self, from: u32) -> impl Iterator<Item = (u32, &Entry)> {
         self.pages()
-            .flat_map(|(first, entries)| (first..).zip(entries))
+            .flat_map(|(first, entries)| (first..=first + (PAGE - 1)).zip(entries))
             .filter(move |(index, _)| *index >= from)
     }
 }

@@ -258,7 +258,7 @@ impl Parts {
                 );
                 (word.captures() == 0 && here)
                     .then_some(word)
-                    .and_then(Word::close_intent)
+                    .and_then(|word| word.close_intent(0))
             };
             if word.make(idle).is_some() {
                 changes.push(Change::IntentEnded { index: *index });

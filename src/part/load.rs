@@ -81,8 +81,8 @@ impl LoadSink for PartLoad {
             self.file.moved();
             parts.evictor.notify_one();
         } else {
-            // Somebody has come since.
-            self.submit(&parts);
+            // Somebody has come since. Not from here: the line that it goes back into is locked.
+            parts.clone().spawn(async move { self.submit(&parts) });
         }
     }
 
@@ -271,8 +271,14 @@ impl Parts {
                     file.moves.until(|_| gone().then_some(())).await;
                 }
                 Status::Loading => {
+                    #[cfg(test)]
+                    drop(self.between.lock().await);
                     match self.join(file, index, locker) {
-                        Some(joined) => joined.0.cell.until(Clone::clone).await?,
+                        Some(joined) => tokio::select! {
+                            biased;
+                            told = joined.0.cell.until(Clone::clone) => told?,
+                            error = self.locks.refused(locker.map(|l| &**l)) => return Err(error),
+                        },
                         // Written whole, by somebody else, in this very moment.
                         None => {
                             let gone = || {
@@ -409,5 +415,86 @@ struct Joined(Arc<PartLoad>);
 impl Drop for Joined {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+    use tokio::sync::Notify;
+    use tokio::time::Instant;
+
+    use std::future::IntoFuture;
+
+    use super::*;
+    use crate::io::Io;
+    use crate::testing::fs::SimFs;
+    use crate::testing::remote::{Call, Fault, SimRemote};
+    use crate::{FileId, FileOptions, Mode, PartStore, RunOn, StoreConfig};
+
+    const PART: usize = 4096;
+
+    /// A1: the state was read while the part was on its way, and what to wait for is chosen after
+    /// it has come and nothing is on its way any more.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_come_between_the_look_and_the_wait_is_not_waited_for() {
+        let mut config = StoreConfig::new("/q");
+        config.cache_bytes = 4 * PART as u64;
+        config.dirty_bytes = 4 * PART as u64;
+        config.checkpoint_cache_bytes = PART as u64;
+        config.queue.segment_bytes = 64 * 1024;
+        config.queue.max_disk_bytes = 64 * 1024 * 1024;
+        let (fs, remote) = (SimFs::new(), SimRemote::new());
+        let open = async || {
+            PartStore::builder(config.clone(), Arc::new(remote.clone()))
+                .run_on(RunOn::Handle(Handle::current()))
+                .file_system(Arc::new(fs.clone()), Io::inline())
+                .open()
+                .await
+                .expect("opens")
+        };
+        let store = open().await;
+        let options = FileOptions { part_bytes: 4096 };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        for index in 0..6_u64 {
+            let bytes = [7; PART];
+            file.write_at(&bytes, index * PART as u64)
+                .await
+                .expect("writes");
+        }
+        store.shutdown().await.expect("shuts down");
+        drop((file, store));
+        for path in fs.names(std::path::Path::new("/q/parts")) {
+            fs.poke(&path, vec![0; 6 * PART]);
+        }
+        let store = open().await;
+        let file = store.file(FileId(1)).expect("is there");
+        let gate = Arc::new(Notify::new());
+        remote.once(Some(Call::Get), None, Fault::Gate(Arc::clone(&gate)));
+        assert_eq!(file.prefetch(0..1), 1);
+        let parts = store.parts();
+        let hook = parts.between.lock().await;
+        let locker = store
+            .locker("second", crate::Role::Foreground)
+            .expect("a locker");
+        let mut lock = std::pin::pin!(file.lock(0, Mode::Shared, &locker).into_future());
+        tokio::select! {
+            biased;
+            _ = &mut lock => panic!("it has not come"),
+            () = tokio::time::sleep(Duration::from_secs(1)) => (),
+        }
+        gate.notify_one();
+        // It comes, the queue drains, and nothing is submitted any more.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(store.snapshot().queue.tasks.loads, 0);
+        let part = parts.file(FileId(1)).expect("is there");
+        assert_eq!(part.header.entry(0).word.get().status(), Status::Loaded);
+        let began = Instant::now();
+        drop(hook);
+        let guard = lock.await.expect("gets the lock");
+        assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+        drop(guard);
     }
 }

@@ -12,18 +12,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::watched::Watched;
 
 use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
 use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
 use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
-use super::wait::{Asked, WaitTable, Waiter, Waiting, Words};
+use super::wait::{Asked, Idle, WaitTable, Waiter, Waiting, Words};
 
 /// The most holders that an error names.
 const MAX_NAMED: usize = 8;
@@ -43,29 +43,27 @@ pub(crate) struct Locks {
     /// Milliseconds since `started`, as of the last tick: what a lock is stamped with.
     now_ms: AtomicU64,
     started: Instant,
-    /// Somebody waits for room: who lets go of a part says so.
-    room_wanted: AtomicU32,
-    pub(crate) idle: Notify,
+    /// Changes when the gate is closed further.
+    closing: Watched<()>,
+    /// Where who waits for room is told of a part that was let go of.
+    pub(crate) idle: Arc<Idle>,
 }
 
-/// Why a lock was not granted at once.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Others hold it, or came first.
-    Busy,
-    Error(Error),
-}
+/// A lock was not granted at once: what is in the way is asked for where it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotAtOnce;
 
 impl Locks {
     pub(crate) fn new(shards: usize, max_waiters: u64) -> Self {
+        let table = WaitTable::new(shards, max_waiters);
         Self {
-            table: WaitTable::new(shards, max_waiters),
+            idle: Arc::clone(&table.idle),
+            table,
             lockers: Arc::new(Lockers::default()),
             gate: AtomicU32::new(OPEN),
             now_ms: AtomicU64::new(0),
             started: Instant::now(),
-            room_wanted: AtomicU32::new(0),
-            idle: Notify::new(),
+            closing: Watched::new(()),
         }
     }
 
@@ -95,6 +93,12 @@ impl Locks {
         Err(Error::ShuttingDown { phase })
     }
 
+    /// Waits until the phase lets this locker go on no longer.
+    pub(crate) async fn refused(&self, locker: Option<&LockerState>) -> Error {
+        let refused = |(): &()| self.admits(locker, false).err();
+        self.closing.until(refused).await
+    }
+
     /// Closes the gate a step further, and refuses who waits and is let in no more.
     pub(crate) fn close(&self, phase: Phase) {
         let gate = match phase {
@@ -104,34 +108,37 @@ impl Locks {
             Phase::Stopping | Phase::Sealing | Phase::Closed => SHUT,
         };
         self.gate.fetch_max(gate, Ordering::AcqRel);
+        self.closing.change(|()| ());
         self.table.refuse_all(
             |waiter| self.admits(waiter.locker.as_deref(), false).is_err(),
             |_| Error::ShuttingDown { phase },
         );
     }
 
-    /// Locks a part at once, or says why not.
+    /// Locks a part, if nothing is in the way.
+    #[inline]
     pub(crate) fn try_lock(
         &self,
         word: &AtomicWord,
         key: PartKey,
         mode: Mode,
         locker: &LockerState,
-    ) -> Result<(Place, Word), Refusal> {
-        self.admits(Some(locker), false).map_err(Refusal::Error)?;
-        let want = Want::Mode(mode);
-        match word.change(|word| word.lock(want, false)) {
-            Ok((old, now)) => {
-                if old.is_held() && locker.holds(key).is_some() {
-                    self.release(word, key, want);
-                    return Err(Refusal::Busy);
-                }
-                Ok((self.note(locker, key, want), now))
-            }
-            Err(_) => Err(Refusal::Busy),
+    ) -> Result<(Place, Word), NotAtOnce> {
+        if self.gate.load(Ordering::Relaxed) != OPEN && self.admits(Some(locker), false).is_err() {
+            return Err(NotAtOnce);
         }
+        let want = Want::Mode(mode);
+        let Ok((old, now)) = word.change(|word| word.lock(want, false)) else {
+            return Err(NotAtOnce);
+        };
+        if old.is_held() && locker.holds(key).is_some() {
+            self.release(word, key, want);
+            return Err(NotAtOnce);
+        }
+        Ok((self.note(locker, key, want), now))
     }
 
+    #[inline]
     fn note(&self, locker: &LockerState, key: PartKey, want: Want) -> Place {
         locker.add(key, want, self.now_ms.load(Ordering::Relaxed))
     }
@@ -199,14 +206,13 @@ impl Locks {
     }
 
     /// Gives back what was granted.
+    #[inline(always)]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
-        let now = self.table.release(word, key, want);
-        if !now.is_held() && self.room_wanted.load(Ordering::Relaxed) > 0 {
-            self.idle.notify_one();
-        }
+        self.table.release(word, key, want);
     }
 
     /// Takes a part off its locker's list and gives it back.
+    #[inline(always)]
     pub(crate) fn unlock(
         &self,
         word: &AtomicWord,
@@ -219,9 +225,9 @@ impl Locks {
         self.release(word, key, want);
     }
 
-    /// Somebody starts, or stops, waiting for a part to be let go of.
+    /// Somebody starts, or stops, waiting for a part to be let go of: see [`Idle::want`].
     pub(crate) fn want_idle(&self, on: bool) {
-        self.room_wanted.store(u32::from(on), Ordering::Relaxed);
+        self.idle.want(on);
     }
 
     /// Everyone in a part's line is told that it is no more.
@@ -290,10 +296,10 @@ impl Locks {
         }
     }
 
-    /// Who waits for whose locks.
-    fn edges(&self) -> Vec<Edge> {
+    /// Who waits for whose locks, in these lines.
+    fn edges(&self, lines: &[Vec<Arc<Waiter>>]) -> Vec<Edge> {
         let mut edges = Vec::new();
-        for line in self.table.lines() {
+        for line in lines {
             let Some(first) = line.front_key() else {
                 continue;
             };
@@ -319,16 +325,26 @@ impl Locks {
     /// Finds a cycle among those who wait for parts and, by `more`, for anything else, and gives
     /// one of its lockers an error; whether there was one.
     pub(crate) fn detect(&self, more: &[Edge]) -> bool {
+        // The lockers of a cycle, and how they wait for parts.
         let look = || {
-            let mut edges = self.edges();
+            let lines = self.table.lines();
+            let mut edges = self.edges(&lines);
             edges.extend_from_slice(more);
-            detector::cycle(&edges)
+            let found = detector::cycle(&edges)?;
+            let is_in = |waiter: &Arc<Waiter>| {
+                let locker = waiter.locker.as_ref();
+                locker.is_some_and(|locker| found.contains(&locker.id))
+            };
+            let waits: Vec<_> = lines.into_iter().flatten().filter(is_in).collect();
+            Some((found, waits))
         };
-        // Read one after another while others go on: a cycle that is real is still there.
-        let (Some(found), Some(again)) = (look(), look()) else {
+        // Read one after another while others go on. But who waits lets go of nothing: where the
+        // waits are the same ones, and not only the lockers, the cycle was there in between.
+        let (Some((found, waits)), Some((again, still))) = (look(), look()) else {
             return false;
         };
-        if found != again {
+        let same = |(one, other): (&Arc<Waiter>, &Arc<Waiter>)| Arc::ptr_eq(one, other);
+        if found != again || waits.len() != still.len() || !waits.iter().zip(&still).all(same) {
             return false;
         }
         let live = self.lockers.live();
@@ -344,14 +360,15 @@ impl Locks {
             let error = Error::WouldDeadlock {
                 cycle: cycle.clone(),
             };
-            let waits =
+            let is_its =
                 |waiter: &&Arc<Waiter>| waiter.locker.as_ref().is_some_and(|l| l.id == victim);
-            let lines = self.table.lines();
-            if let Some(waiter) = lines.iter().flatten().find(waits)
-                && self.table.refuse_one(waiter, &error)
-            {
-                tracing::warn!(?cycle, "deadlock: a locker gives way");
-                return true;
+            if let Some(waiter) = waits.iter().find(is_its) {
+                // Else it has left of its own, and nobody else need give way.
+                let gave_way = self.table.refuse_one(waiter, &error);
+                if gave_way {
+                    tracing::warn!(?cycle, "deadlock: a locker gives way");
+                }
+                return gave_way;
             }
             // It waits for something else, in which case another gives way.
             candidates.retain(|id| *id != victim);

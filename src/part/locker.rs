@@ -86,11 +86,13 @@ struct Slot {
     meta: AtomicU64,
 }
 
-/// Where a locker's list has a part.
+/// Where a locker's list has a part: the number of a slot, or one of those that come after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Slot(u8),
-    More(u64),
+pub(crate) struct Place(u64);
+
+impl Place {
+    /// Of what is on no list.
+    pub(crate) const NONE: Self = Self(u64::MAX);
 }
 
 /// One locker.
@@ -137,44 +139,54 @@ const fn unpack(meta: u64) -> (Want, u64) {
 
 impl LockerState {
     /// Puts a part on the list, once it is held.
+    #[inline]
     pub(crate) fn add(&self, key: PartKey, want: Want, since_ms: u64) -> Place {
-        for (at, slot) in (0_u8..).zip(&self.slots) {
+        for (at, slot) in (0..).zip(&self.slots) {
             let free = slot.part.load(Ordering::Relaxed) == 0
                 && slot
                     .part
                     .compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok();
             if free {
-                slot.meta.store(pack(want, since_ms), Ordering::Relaxed);
+                // Who sees it sees, from then on, that the slot was claimed anew.
+                slot.meta.store(pack(want, since_ms), Ordering::Release);
                 slot.part.store(key.bits(), Ordering::Release);
-                return Place::Slot(at);
+                return Place(at);
             }
         }
-        let (next, more) = &mut *self.more.lock();
-        *next += 1;
-        let held = Held {
+        self.add_more(Held {
             key,
             want,
             since_ms,
-        };
-        more.push((*next, held));
-        Place::More(*next)
+        })
+    }
+
+    #[cold]
+    fn add_more(&self, held: Held) -> Place {
+        let (next, more) = &mut *self.more.lock();
+        *next += 1;
+        let number = *next + SLOTS as u64;
+        more.push((number, held));
+        Place(number)
     }
 
     /// Takes it off, before it is released.
+    #[inline]
     pub(crate) fn remove(&self, place: Place) {
-        match place {
-            Place::Slot(at) => {
-                if let Some(slot) = self.slots.get(usize::from(at)) {
-                    slot.part.store(0, Ordering::Release);
-                }
-            }
-            Place::More(number) => {
-                let (_, more) = &mut *self.more.lock();
-                if let Some(at) = more.iter().position(|(other, _)| *other == number) {
-                    more.swap_remove(at);
-                }
-            }
+        let slot = usize::try_from(place.0)
+            .ok()
+            .and_then(|at| self.slots.get(at));
+        match slot {
+            Some(slot) => slot.part.store(0, Ordering::Release),
+            None => self.remove_more(place),
+        }
+    }
+
+    #[cold]
+    fn remove_more(&self, place: Place) {
+        let (_, more) = &mut *self.more.lock();
+        if let Some(at) = more.iter().position(|(other, _)| *other == place.0) {
+            more.swap_remove(at);
         }
     }
 
@@ -183,7 +195,7 @@ impl LockerState {
         let mut held = Vec::new();
         for slot in &self.slots {
             let part = slot.part.load(Ordering::Acquire);
-            let (want, since_ms) = unpack(slot.meta.load(Ordering::Relaxed));
+            let (want, since_ms) = unpack(slot.meta.load(Ordering::Acquire));
             // Left and taken again in between, it is looked at the next time.
             if part != 0 && part != CLAIMED && slot.part.load(Ordering::Acquire) == part {
                 held.push(Held {

@@ -36,11 +36,15 @@ pub(crate) mod flush;
 pub(crate) mod header;
 pub mod id;
 pub(crate) mod intent;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod lock;
 pub mod locker;
+#[cfg(all(test, loom_model))]
+mod models;
 pub(crate) mod open;
 pub(crate) mod record;
 pub(crate) mod replay;
@@ -113,7 +117,23 @@ pub(crate) struct Parts {
     failed: OnceLock<String>,
     /// Ends what runs beside.
     pub stop: CancellationToken,
+    /// Operations of checkpointers that are waiting for something.
+    checkpointing: AtomicU64,
     pub totals: Totals,
+    /// Held by a test, it keeps who found a part on its way from choosing what to wait for.
+    #[cfg(test)]
+    pub between: tokio::sync::Mutex<()>,
+}
+
+/// An operation of a checkpointer: shutdown stops nothing that it needs before it is over.
+#[derive(Debug)]
+pub(crate) struct Checkpointing<'a>(&'a Parts);
+
+impl Drop for Checkpointing<'_> {
+    fn drop(&mut self) {
+        self.0.checkpointing.fetch_sub(1, Ordering::AcqRel);
+        self.0.flusher.moved();
+    }
 }
 
 /// Counts since open.
@@ -165,8 +185,23 @@ impl Parts {
             epochs: Epochs::new(epochs),
             failed: OnceLock::new(),
             stop: CancellationToken::new(),
+            checkpointing: AtomicU64::new(0),
             totals: Totals::default(),
+            #[cfg(test)]
+            between: tokio::sync::Mutex::new(()),
             config,
+        })
+    }
+
+    /// Counts an operation of a checkpointer, while it goes on.
+    pub(crate) fn checkpointing(
+        &self,
+        locker: Option<&locker::LockerState>,
+    ) -> Option<Checkpointing<'_>> {
+        let is_one = locker.is_some_and(|locker| locker.role == locker::Role::Checkpointer);
+        is_one.then(|| {
+            self.checkpointing.fetch_add(1, Ordering::AcqRel);
+            Checkpointing(self)
         })
     }
 
@@ -384,10 +419,10 @@ impl Parts {
     /// Who holds parts from a length on.
     pub(crate) fn holders_from(&self, file: &PartFile, len: u64) -> Error {
         let first = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
-        let held = file
-            .header
-            .used_from(first)
-            .find(|(_, entry)| entry.word.get().is_held());
+        let held = file.header.used_from(first).find(|(_, entry)| {
+            let word = entry.word.get();
+            word.is_held() && !word.is_sole()
+        });
         match held {
             Some((index, _)) => Error::Locked {
                 part: file.part(index),

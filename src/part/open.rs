@@ -77,7 +77,7 @@ pub(crate) fn is_part_store(recovered: &Recovered) -> bool {
         .any(|owner| kind::is_parts(owner.kind))
 }
 
-fn note<'a>(owner: &'a RecoveredOwner, slot: u8) -> Option<(u64, &'a [u8])> {
+fn note(owner: &RecoveredOwner, slot: u8) -> Option<(u64, &[u8])> {
     let note = owner.notes.iter().find(|note| note.slot == slot)?;
     (!note.head.is_empty()).then_some((note.location, &note.head[..]))
 }

@@ -156,7 +156,7 @@ impl Parts {
         let index = image.index;
         let _latch = self.latches.step(file.key(index));
         let entry = file.header.entry(index);
-        let (latest, is_last) = {
+        let (latest, uploaded) = {
             let mut captures = file.captures.lock();
             let ours = captures.get_mut(&index).filter(|c| c.has(image.number));
             // Cut off, by the record that comes before, it is no part's image any more.
@@ -167,10 +167,12 @@ impl Parts {
             if latest {
                 captures.applied = image.number;
             }
-            (latest, captures.in_flight == captures.settling + 1)
+            // All that are in flight are in S3, this one with them.
+            let all = captures.settling + 1;
+            (latest, (captures.in_flight == all).then_some(all))
         };
         let word = &entry.word;
-        let closes = is_last && word.make(|word| word.close_intent()).is_some();
+        let closes = uploaded.is_some_and(|n| word.make(|word| word.close_intent(n)).is_some());
         let mut closed = false;
         if closes && let Some(intent) = log.intents.remove(&index) {
             ended.push(intent);

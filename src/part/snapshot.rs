@@ -155,7 +155,8 @@ impl PartFile {
             }
             let first = u32_at(body, 0).ok_or_else(|| bad("is cut off"))?;
             let (bits, entries) = body[4..].split_at(PAGE as usize / 8);
-            for (index, raw) in (first..).zip(entries.chunks_exact(ENTRY_BYTES)) {
+            let indices = first..=first.saturating_add(PAGE - 1);
+            for (index, raw) in indices.zip(entries.chunks_exact(ENTRY_BYTES)) {
                 let field = |at: usize| u32_at(raw, at * 4).unwrap_or(0);
                 if field(0) == 0 {
                     continue;

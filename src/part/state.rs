@@ -22,10 +22,10 @@
 //! | [`dirtied`](Word::dirtied) | `Loaded`, intent on | dirty | any other |
 //! | [`filled`](Word::filled) | `Zero`, `Loading`, intent on | `Loaded`, dirty | any other |
 //! | [`captured`](Word::captured) | `Loaded`, dirty | dirty off, a capture more | not dirty, or seven in flight |
-//! | [`close_intent`](Word::close_intent) | not dirty | intent off | dirty |
+//! | [`close_intent`](Word::close_intent) | not dirty, all captures in S3 | intent off | any other |
 //! | [`capture_ended`](Word::capture_ended) | a capture in flight | a capture less; failed: dirty on | |
 //! | [`close`](Word::close) | any status | no new pins: somebody waits for it `Sole` | |
-//! | [`cut`](Word::cut) | held `Sole` | `Zero`, nothing but the waiters' bit | not held `Sole` |
+//! | [`cut`](Word::cut) | held `Sole` | `Zero`, nothing but the bits of who waits | not held `Sole` |
 //!
 //! A part is *clean* when it is not dirty, has no intent open and no capture in flight: only a
 //! clean part is evicted. The count of captures is a count, and not a flag: with two in flight,
@@ -250,6 +250,7 @@ impl Word {
     }
 
     /// Locks it; `first` says that the asker is the first of those who wait.
+    #[inline]
     pub(crate) const fn lock(self, want: Want, first: bool) -> Result<Self, Blocked> {
         if self.is_sole() {
             return Err(Blocked::Conflict);
@@ -278,6 +279,7 @@ impl Word {
     }
 
     /// A holder goes.
+    #[inline]
     pub(crate) fn unlock(self, want: Want) -> Self {
         match want {
             Want::Mode(Mode::Pin) => {
@@ -331,7 +333,7 @@ impl Word {
 
     /// The clock's hand passes: a little less in use; `None` where it was in no use.
     pub(crate) const fn aged(self) -> Option<Self> {
-        if self.0 / USAGE % 4 == 0 {
+        if (self.0 / USAGE).is_multiple_of(4) {
             None
         } else {
             Some(Self(self.0 - USAGE))
@@ -369,8 +371,11 @@ impl Word {
         (may && self.captures() < MAX_CAPTURES).then(|| Self(self.with(DIRTY, false).0 + CAPTURE))
     }
 
-    pub(crate) fn close_intent(self) -> Option<Self> {
-        (!self.is_dirty()).then(|| self.with(INTENT, false))
+    /// Nothing was written that S3 does not have: `uploaded` captures are still counted, and all of
+    /// them are in S3. With another in flight it stays open: that one may fail, and the part is
+    /// dirty then.
+    pub(crate) fn close_intent(self, uploaded: u32) -> Option<Self> {
+        (!self.is_dirty() && self.captures() == uploaded).then(|| self.with(INTENT, false))
     }
 
     /// A capture came back; one that failed leaves the part dirty.
@@ -383,7 +388,7 @@ impl Word {
     /// It is behind the end of its file: nothing of it is left but those who wait, who are told.
     pub(crate) fn cut(self) -> Option<Self> {
         self.is_sole()
-            .then(|| Self(self.0 & (WAITERS | SOLE)).with_status(Status::Zero))
+            .then(|| Self(self.0 & (WAITERS | CLOSING | SOLE)).with_status(Status::Zero))
     }
 }
 
@@ -396,11 +401,19 @@ impl AtomicWord {
         Self(AtomicU32::new(word.0))
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Word {
         Word(self.0.load(Ordering::Acquire))
     }
 
+    /// The last that anybody made of it: whoever moves it after this has seen all that was done
+    /// before. (What [`get`](Self::get) gives may be older.)
+    pub(crate) fn look(&self) -> Word {
+        self.set(|word| word)
+    }
+
     /// Moves it, or says why not. The move is applied to the value it was decided on.
+    #[inline]
     pub(crate) fn change<E>(
         &self,
         decide: impl Fn(Word) -> Result<Word, E>,
@@ -424,6 +437,7 @@ impl AtomicWord {
     }
 
     /// Makes a move that is always allowed.
+    #[inline]
     pub(crate) fn set(&self, to: impl Fn(Word) -> Word) -> Word {
         match self.change::<std::convert::Infallible>(|word| Ok(to(word))) {
             Ok((_, now)) => now,
@@ -476,12 +490,9 @@ mod tests {
         let word = word.dirtied().unwrap().captured().unwrap();
         assert_eq!(word.captures(), 2);
         let word = word.capture_ended(false);
-        assert_eq!(
-            word.close_intent().unwrap().evict(),
-            None,
-            "one is in flight"
-        );
-        let word = word.capture_ended(false).close_intent().unwrap();
+        assert_eq!(word.evict(), None, "one is in flight");
+        assert_eq!(word.close_intent(0), None, "it may fail");
+        let word = word.capture_ended(false).close_intent(0).unwrap();
         assert_eq!(word.evict().unwrap().status(), Status::Evicting);
     }
 
@@ -505,9 +516,9 @@ mod tests {
             14 => word.dirtied(),
             15 => word.filled(),
             16 => word.captured(),
-            17 => word.close_intent(),
+            17 => word.close_intent(0),
             18 => (word.captures() > 0).then(|| word.capture_ended(false)),
-            19 => (word.captures() > 0 && word.has_intent()).then(|| word.capture_ended(true)),
+            19 => (word.captures() > 0).then(|| word.capture_ended(true)),
             20 => word.cut(),
             21 => word.aged(),
             _ => Some(word.with_waiters(step == 22)),

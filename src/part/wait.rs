@@ -9,7 +9,7 @@
 //!    by who enters, or sees who entered. No wake-up is lost.
 //! 2. A lock is handed on: the word is locked for the first in line before it is woken. Nobody
 //!    overtakes, and so nobody starves: not a writer among readers, because a reader that comes
-//!    after it waits behind it.
+//!    after it waits behind it. Pins are beside the line, but for who wants all of the part.
 //! 3. Who leaves, in whatever way, takes its place with it, and hands on what it had been given
 //!    and not taken.
 //! 4. Wakers are called after the shard's lock is released.
@@ -20,14 +20,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 use super::id::PartKey;
 use super::locker::LockerState;
-use super::state::{AtomicWord, Blocked, Want};
+use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want, Word};
+
+const PIN: Want = Want::Mode(Mode::Pin);
 
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
@@ -71,6 +75,33 @@ pub(crate) struct WaitTable {
     shards: Box<[Mutex<BTreeMap<PartKey, Line>>]>,
     waiting: AtomicU64,
     most: u64,
+    pub idle: Arc<Idle>,
+}
+
+/// Who waits for some part, whichever, to be let go of.
+#[derive(Debug, Default)]
+pub(crate) struct Idle {
+    wanted: AtomicU32,
+    gone: Notify,
+}
+
+impl Idle {
+    /// Somebody starts, or stops, to wait. Words are looked at after this, and by
+    /// [`AtomicWord::look`]: whoever lets go of one later then sees that somebody waits.
+    pub(crate) fn want(&self, on: bool) {
+        self.wanted.store(u32::from(on), Ordering::Relaxed);
+    }
+
+    pub(crate) fn notified(&self) -> Notified<'_> {
+        self.gone.notified()
+    }
+
+    #[inline]
+    fn tell(&self, now: Word) {
+        if !now.is_held() && self.wanted.load(Ordering::Relaxed) > 0 {
+            self.gone.notify_one();
+        }
+    }
 }
 
 /// What came of asking.
@@ -91,6 +122,7 @@ impl WaitTable {
                 .collect(),
             waiting: AtomicU64::new(0),
             most,
+            idle: Arc::default(),
         })
     }
 
@@ -125,13 +157,17 @@ impl WaitTable {
             Ok((old, _)) if old.lock(want, first).is_ok() => return Asked::Granted,
             Ok(_) => {}
         }
-        if self.waiting.load(Ordering::Relaxed) >= self.most {
+        // Checked and counted in one move: other shards count as well.
+        let counted = |waiting| (waiting < self.most).then_some(waiting + 1);
+        let counted = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
+        if counted.is_err() {
             let told = self.hand_on(&mut shard, key, word);
             drop(shard);
             wake(told);
             return Asked::TooManyWaiters;
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter {
             key,
             want,
@@ -142,8 +178,9 @@ impl WaitTable {
         });
         let line = shard.entry(key).or_default();
         if closes {
-            // What is to be cut off is not handed to anyone before.
-            line.push_front(Arc::clone(&waiter));
+            // What is to be cut off is not handed to anyone before, but who cuts it as well.
+            let cuts = line.iter().take_while(|other| other.want == Want::Sole);
+            line.insert(cuts.count(), Arc::clone(&waiter));
         } else {
             line.push_back(Arc::clone(&waiter));
         }
@@ -153,24 +190,29 @@ impl WaitTable {
         })
     }
 
-    /// A holder goes. What the word is afterwards.
-    pub(crate) fn release(
-        &self,
-        word: &AtomicWord,
-        key: PartKey,
-        want: Want,
-    ) -> super::state::Word {
+    /// A holder goes.
+    #[inline(always)]
+    pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
         let now = word.set(|word| word.unlock(want));
-        let pin = want == Want::Mode(super::state::Mode::Pin);
-        // A pin that goes matters to nobody but who waits for all of them to go.
-        if now.has_waiters() && (!pin || now.is_closing()) {
+        if now.has_waiters() {
+            self.released(word, key, want, now);
+        }
+        self.idle.tell(now);
+    }
+
+    #[cold]
+    fn released(&self, word: &AtomicWord, key: PartKey, want: Want, now: Word) {
+        let pin = want == PIN;
+        // A pin that goes matters to nobody but who waits for all of them to go, or for one more.
+        let matters = !pin || now.is_closing() || now.pins() == MAX_HOLDERS - 1;
+        if matters {
             let told = self.hand_on(&mut self.shard(key).lock(), key, word);
             wake(told);
         }
-        now
     }
 
-    /// Locks the word for as many as can have it, in order.
+    /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody
+    /// in a pin's, but who wants all of it: who came later than the pin would not wait for it.
     fn hand_on(
         &self,
         shard: &mut BTreeMap<PartKey, Line>,
@@ -179,15 +221,19 @@ impl WaitTable {
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let line = shard.entry(key).or_default();
-        while let Some(next) = line.front() {
-            if word.change(|word| word.lock(next.want, true)).is_err() {
-                break;
+        let (mut blocked, mut closing) = (false, false);
+        line.retain(|next| {
+            let pin = next.want == PIN;
+            let may = if pin { !closing } else { !blocked };
+            if may && word.change(|word| word.lock(next.want, true)).is_ok() {
+                wakers.extend(next.tell(Told::Granted));
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                return false;
             }
-            wakers.extend(next.tell(Told::Granted));
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            line.pop_front();
-        }
-        let closing = line.iter().any(|waiter| waiter.want == Want::Sole);
+            blocked |= !pin;
+            closing |= next.want == Want::Sole;
+            true
+        });
         let waiting = !line.is_empty();
         if !waiting {
             shard.remove(&key);
@@ -269,6 +315,7 @@ impl WaitTable {
         let mut shard = self.shard(waiter.key).lock();
         // Asked under the shard's lock: nobody hands anything on meanwhile.
         let told = std::mem::replace(&mut *waiter.told.lock(), Told::Over);
+        let mut unlocked = None;
         let wakers = match told {
             Told::Nothing(_) => {
                 if let Some(line) = shard.get_mut(&waiter.key) {
@@ -278,13 +325,16 @@ impl WaitTable {
                 self.hand_on(&mut shard, waiter.key, word)
             }
             Told::Granted => {
-                word.set(|word| word.unlock(waiter.want));
+                unlocked = Some(word.set(|word| word.unlock(waiter.want)));
                 self.hand_on(&mut shard, waiter.key, word)
             }
             Told::Refused(_) | Told::Over => Vec::new(),
         };
         drop(shard);
         wake(wakers);
+        if let Some(now) = unlocked {
+            self.idle.tell(now);
+        }
     }
 
     /// Everyone who waits, line by line, first come first.

@@ -10,108 +10,87 @@ use crate::op::Operation;
 use crate::part::access::Piece;
 use crate::part::id::PartId;
 use crate::part::locker::Place;
-use crate::part::state::{Mode, Want};
+use crate::part::state::{AtomicWord, Mode, Want};
 
 use super::file::File;
 use super::{Locker, PartStore};
-
-/// Borrowed, or kept.
-#[derive(Debug)]
-enum Ref<'a, T> {
-    Borrowed(&'a T),
-    Kept(T),
-}
-
-impl<T> std::ops::Deref for Ref<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        match self {
-            Self::Borrowed(it) => it,
-            Self::Kept(it) => it,
-        }
-    }
-}
 
 /// A part lock. Dropped, it is given back.
 #[derive(Debug)]
 #[must_use = "dropped, a guard gives its lock back"]
 pub struct Guard<'a> {
-    file: Ref<'a, File>,
-    locker: Ref<'a, Locker>,
+    of: Of<'a>,
+    word: &'a AtomicWord,
+    /// [`Place::NONE`] of a guard that has been made another.
+    place: Place,
+}
+
+/// A part lock that borrows nothing. Dropped, it is given back.
+#[derive(Debug)]
+#[must_use = "dropped, a guard gives its lock back"]
+pub struct OwnedGuard {
+    file: File,
+    locker: Locker,
     index: u32,
     mode: Mode,
-    place: Option<Place>,
+    place: Place,
+}
+
+/// What a lock is of, and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Of<'a> {
+    file: &'a File,
+    locker: &'a Locker,
+    index: u32,
+    mode: Mode,
 }
 
 impl Drop for Guard<'_> {
-    #[inline]
+    // Always: out of line, the guard would have to be put into memory first.
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
-            let word = &file.header.entry(self.index).word;
-            let (key, want) = (file.key(self.index), Want::Mode(self.mode));
-            parts
-                .locks
-                .unlock(word, key, want, &self.locker.state, place);
-        }
+        self.of.unlock(self.word, self.place);
     }
 }
 
-impl<'a> Guard<'a> {
-    #[inline]
-    pub(super) fn new(
-        file: &'a File,
-        locker: &'a Locker,
-        index: u32,
-        mode: Mode,
-        place: Place,
-    ) -> Self {
-        Self {
-            file: Ref::Borrowed(file),
-            locker: Ref::Borrowed(locker),
-            index,
-            mode,
-            place: Some(place),
+impl Drop for OwnedGuard {
+    fn drop(&mut self) {
+        let word = &self.file.inner.file.header.entry(self.index).word;
+        self.of().unlock(word, self.place);
+    }
+}
+
+impl<'a> Of<'a> {
+    #[inline(always)]
+    fn unlock(self, word: &AtomicWord, place: Place) {
+        if place != Place::NONE {
+            let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
+            let (key, want) = (file.key(self.index), Want::Mode(self.mode));
+            let locker = &self.locker.state;
+            parts.locks.unlock(word, key, want, locker, place);
         }
     }
 
-    /// The part.
-    #[must_use]
-    pub fn part(&self) -> PartId {
+    fn part(self) -> PartId {
         self.file.inner.file.part(self.index)
     }
 
-    /// The mode.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    /// The same guard, borrowing nothing.
-    pub fn into_owned(mut self) -> Guard<'static> {
-        Guard {
-            file: Ref::Kept((*self.file).clone()),
-            locker: Ref::Kept((*self.locker).clone()),
-            index: self.index,
-            mode: self.mode,
-            place: self.place.take(),
-        }
-    }
-
-    fn in_the_way(&self) -> Error {
+    fn in_the_way(self) -> Error {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
         parts
             .in_the_way(file, self.index)
             .unwrap_or(Error::WouldWait("the local disk"))
     }
 
-    /// Fills `buffer` from byte `at` of the part on. In mode `Pin` others may be writing.
-    ///
-    /// # Errors
-    /// [`Error::PastEnd`], [`Error::Directory`], [`Error::ShuttingDown`].
-    pub fn read_at<'b>(&'b self, buffer: &'b mut [u8], at: usize) -> Operation<'b, ()> {
+    fn past(self, at: usize, len: usize) -> Error {
+        let file = &self.file.inner.file;
+        file.past_end(file.start_of(self.index) + at as u64, len as u64)
+    }
+
+    fn read_at<'b>(self, buffer: &'b mut [u8], at: usize) -> Operation<'b, ()>
+    where
+        'a: 'b,
+    {
         let inner = &self.file.inner;
         let locker = &self.locker.state;
         let work = async move {
@@ -126,17 +105,10 @@ impl<'a> Guard<'a> {
         self.file.op(work, move || self.in_the_way())
     }
 
-    /// Writes `bytes` from byte `at` of the part on, in one step. It may wait for room for what is
-    /// dirty and for the intent, never for a lock; the file grows where they end behind it.
-    ///
-    /// # Errors
-    /// [`Error::InvalidInput`] in mode `Shared`; [`Error::PastEnd`] behind the part;
-    /// [`Error::DiskFull`], [`Error::StoreFailed`], [`Error::JournalFailed`],
-    /// [`Error::ShuttingDown`], [`Error::TimedOut`].
-    ///
-    /// # Cancel safety
-    /// Nothing has been written before it is done.
-    pub fn write_at<'b>(&'b self, bytes: &'b [u8], at: usize) -> Operation<'b, ()> {
+    fn write_at<'b>(self, bytes: &'b [u8], at: usize) -> Operation<'b, ()>
+    where
+        'a: 'b,
+    {
         let inner = &self.file.inner;
         let work = async move {
             check_mode(self.mode)?;
@@ -148,10 +120,121 @@ impl<'a> Guard<'a> {
         };
         self.file.op(work, move || self.in_the_way())
     }
+}
 
-    fn past(&self, at: usize, len: usize) -> Error {
-        let file = &self.file.inner.file;
-        file.past_end(file.start_of(self.index) + at as u64, len as u64)
+impl<'a> Guard<'a> {
+    #[inline]
+    pub(super) fn new(
+        file: &'a File,
+        locker: &'a Locker,
+        index: u32,
+        mode: Mode,
+        word: &'a AtomicWord,
+        place: Place,
+    ) -> Self {
+        let of = Of {
+            file,
+            locker,
+            index,
+            mode,
+        };
+        Self { of, word, place }
+    }
+
+    /// The same guard, borrowing nothing.
+    pub fn into_owned(mut self) -> OwnedGuard {
+        let Of {
+            file,
+            locker,
+            index,
+            mode,
+        } = self.of;
+        let place = std::mem::replace(&mut self.place, Place::NONE);
+        OwnedGuard::new(file, locker, index, mode, place)
+    }
+
+    /// The part.
+    #[must_use]
+    pub fn part(&self) -> PartId {
+        self.of.part()
+    }
+
+    /// The mode.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.of.mode
+    }
+
+    /// Fills `buffer` from byte `at` of the part on. In mode `Pin` others may be writing.
+    ///
+    /// # Errors
+    /// [`Error::PastEnd`], [`Error::Directory`], [`Error::ShuttingDown`].
+    pub fn read_at<'b>(&'b self, buffer: &'b mut [u8], at: usize) -> Operation<'b, ()> {
+        self.of.read_at(buffer, at)
+    }
+
+    /// Writes `bytes` from byte `at` of the part on, in one step. It may wait for room for what is
+    /// dirty and for the intent, never for a lock; the file grows where they end behind it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] in mode `Shared`; [`Error::PastEnd`] behind the part;
+    /// [`Error::DiskFull`], [`Error::StoreFailed`], [`Error::JournalFailed`],
+    /// [`Error::ShuttingDown`], [`Error::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// Nothing has been written before it is done.
+    pub fn write_at<'b>(&'b self, bytes: &'b [u8], at: usize) -> Operation<'b, ()> {
+        self.of.write_at(bytes, at)
+    }
+}
+
+impl OwnedGuard {
+    pub(super) fn new(file: &File, locker: &Locker, index: u32, mode: Mode, place: Place) -> Self {
+        Self {
+            file: file.clone(),
+            locker: locker.clone(),
+            index,
+            mode,
+            place,
+        }
+    }
+
+    /// The same guard, borrowing from who has what it is of.
+    pub(super) fn into_guard<'a>(mut self, file: &'a File, locker: &'a Locker) -> Guard<'a> {
+        let place = std::mem::replace(&mut self.place, Place::NONE);
+        let word = &file.inner.file.header.entry(self.index).word;
+        Guard::new(file, locker, self.index, self.mode, word, place)
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of {
+            file: &self.file,
+            locker: &self.locker,
+            index: self.index,
+            mode: self.mode,
+        }
+    }
+
+    /// The part.
+    #[must_use]
+    pub fn part(&self) -> PartId {
+        self.of().part()
+    }
+
+    /// The mode.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// As [`Guard::read_at`].
+    pub fn read_at<'b>(&'b self, buffer: &'b mut [u8], at: usize) -> Operation<'b, ()> {
+        self.of().read_at(buffer, at)
+    }
+
+    /// As [`Guard::write_at`].
+    pub fn write_at<'b>(&'b self, bytes: &'b [u8], at: usize) -> Operation<'b, ()> {
+        self.of().write_at(bytes, at)
     }
 }
 
@@ -171,26 +254,6 @@ fn check_mode(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// A lock that is held while the part is on its way.
-#[derive(Debug)]
-pub(super) struct Held(Guard<'static>);
-
-impl Held {
-    pub(super) fn new(file: &File, locker: &Locker, index: u32, mode: Mode, place: Place) -> Self {
-        Self(Guard {
-            file: Ref::Kept(file.clone()),
-            locker: Ref::Kept(locker.clone()),
-            index,
-            mode,
-            place: Some(place),
-        })
-    }
-
-    pub(super) fn into_guard(self) -> Guard<'static> {
-        self.0
-    }
-}
-
 /// Several parts, locked together; dropped, all of them are given back.
 #[derive(Debug)]
 #[must_use = "dropped, guards give their locks back"]
@@ -198,19 +261,19 @@ pub struct GuardSet {
     store: PartStore,
     locker: Locker,
     mode: Mode,
-    guards: Vec<Guard<'static>>,
+    guards: Vec<OwnedGuard>,
 }
 
 impl GuardSet {
     /// The parts, in order.
     #[must_use]
     pub fn parts(&self) -> Vec<PartId> {
-        self.guards.iter().map(Guard::part).collect()
+        self.guards.iter().map(OwnedGuard::part).collect()
     }
 
     /// One of the guards.
     #[must_use]
-    pub fn guard(&self, part: PartId) -> Option<&Guard<'static>> {
+    pub fn guard(&self, part: PartId) -> Option<&OwnedGuard> {
         self.guards.iter().find(|guard| guard.part() == part)
     }
 
@@ -248,7 +311,7 @@ impl GuardSet {
                         })?;
                 let file = &guard.file.inner.file;
                 check_within(file.part_bytes, *at, bytes.len())
-                    .ok_or_else(|| guard.past(*at, bytes.len()))?;
+                    .ok_or_else(|| guard.of().past(*at, bytes.len()))?;
                 ready.push(Piece::new(file, part.index, *at, bytes));
             }
             let locker = Some(&self.locker.state);
@@ -297,12 +360,12 @@ pub(super) async fn lock_many(
         }
         files.push(file);
     }
+    let _counted = store.parts.checkpointing(Some(&locker.state));
     // Locks before room: what is here stays here then, and nobody has room in hand while he waits
     // for a lock.
     let mut guards = Vec::with_capacity(parts.len());
     for (part, file) in parts.iter().zip(&files) {
-        let held = Held::lock(file, locker, part.index, mode, None).await?;
-        guards.push(held.into_guard());
+        guards.push(OwnedGuard::lock(file, locker, part.index, mode).await?);
     }
     let by = Some(&locker.state);
     let inner = &store.parts;

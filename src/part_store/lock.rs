@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::op::{Operation, Waiting};
-use crate::part::lock::Refusal;
 use crate::part::state::{Mode, Status};
 
 use super::Locker;
 use super::file::File;
-use super::guard::{Guard, Held};
+use super::guard::{Guard, OwnedGuard};
 
 /// A lock that has not been asked for: choose how to wait for it, as with an
 /// [`Op`](crate::Op).
@@ -28,14 +27,6 @@ pub struct Lock<'a> {
     mode: Mode,
     locker: &'a Locker,
     deadline: Option<Duration>,
-}
-
-/// What came of asking once.
-enum Asked<'a> {
-    Granted(Guard<'a>),
-    /// Locked, and not here yet.
-    NotHere(Held),
-    Busy,
 }
 
 impl<'a> Lock<'a> {
@@ -57,47 +48,39 @@ impl<'a> Lock<'a> {
         }
     }
 
+    /// The lock, if nothing at all is in the way.
     #[inline]
-    fn ask(&self) -> Result<Asked<'a>> {
+    fn at_once(&self) -> Option<Guard<'a>> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
-        file.check(self.index)?;
-        let word = &file.header.entry(self.index).word;
-        let key = file.key(self.index);
-        match parts
-            .locks
-            .try_lock(word, key, self.mode, &self.locker.state)
-        {
-            Ok((place, now)) => {
-                let here = matches!(now.status(), Status::Loaded | Status::Zero);
-                // It may have been cut off between the look and the lock.
-                if here
-                    && u64::from(self.index) < file.cutting_from()
-                    && file.check(self.index).is_ok()
-                {
-                    return Ok(Asked::Granted(Guard::new(
-                        self.file,
-                        self.locker,
-                        self.index,
-                        self.mode,
-                        place,
-                    )));
-                }
-                let held = Held::new(self.file, self.locker, self.index, self.mode, place);
-                Ok(Asked::NotHere(held))
-            }
-            Err(Refusal::Busy) => Ok(Asked::Busy),
-            Err(Refusal::Error(error)) => Err(error),
+        // Entries of parts that do not exist are not made.
+        if u64::from(self.index) >= file.parts_of(file.len()) {
+            return None;
         }
+        let word = &file.header.entry(self.index).word;
+        let (key, locker) = (file.key(self.index), &self.locker.state);
+        let tried = parts.locks.try_lock(word, key, self.mode, locker);
+        let Ok((place, now)) = tried else { return None };
+        let here = matches!(now.status(), Status::Loaded | Status::Zero)
+            && u64::from(self.index) < file.cutting_from()
+            && file.check(self.index).is_ok();
+        let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
+        if here {
+            return Some(guard);
+        }
+        // Not here, or cut off between the look and the lock: given back, and asked for anew.
+        drop(guard);
+        None
     }
 
     /// The rest of the way, where the first look was not enough.
-    fn slow(&self, held: Option<Held>) -> Operation<'a, Guard<'a>> {
+    #[cold]
+    fn slow(&self) -> Operation<'a, Guard<'a>> {
         let (file, locker, index, mode) = (self.file, self.locker, self.index, self.mode);
         let parts = &file.inner.parts;
         let deadline = self.deadline.unwrap_or(parts.config.queue.op_deadline);
         let work = async move {
-            let held = Held::get(file, locker, index, mode, held).await?;
-            Ok(held.into_guard())
+            let guard = OwnedGuard::get(file, locker, index, mode).await?;
+            Ok(guard.into_guard(file, locker))
         };
         let why = move || {
             let (parts, file) = (&file.inner.parts, &file.inner.file);
@@ -118,10 +101,9 @@ impl<'a> Lock<'a> {
     /// As [`File::lock`]; [`Error::WouldBlockRuntime`] where it would have to wait on a thread of
     /// the runtime that drives the store.
     pub fn wait(self) -> Result<Guard<'a>> {
-        match self.ask()? {
-            Asked::Granted(guard) => Ok(guard),
-            Asked::NotHere(held) => self.slow(Some(held)).wait(),
-            Asked::Busy => self.slow(None).wait(),
+        match self.at_once() {
+            Some(guard) => Ok(guard),
+            None => self.slow().wait(),
         }
     }
 
@@ -132,15 +114,9 @@ impl<'a> Lock<'a> {
     /// in the way.
     #[inline]
     pub fn now(self) -> Result<Guard<'a>> {
-        match self.ask()? {
-            Asked::Granted(guard) => Ok(guard),
-            Asked::NotHere(held) => self.slow(Some(held)).now(),
-            Asked::Busy => {
-                let file = &self.file.inner.file;
-                let (part, key) = (file.part(self.index), file.key(self.index));
-                let locks = &self.file.inner.parts.locks;
-                Err(locks.busy(part, key, self.mode, &self.locker.state))
-            }
+        match self.at_once() {
+            Some(guard) => Ok(guard),
+            None => self.slow().now(),
         }
     }
 }
@@ -173,13 +149,10 @@ impl<'a> Future for LockFuture<'a> {
         loop {
             match &mut this.0 {
                 State::Start(lock) => {
-                    let held = match lock.ask() {
-                        Err(error) => return Poll::Ready(Err(error)),
-                        Ok(Asked::Granted(guard)) => return Poll::Ready(Ok(guard)),
-                        Ok(Asked::NotHere(held)) => Some(held),
-                        Ok(Asked::Busy) => None,
-                    };
-                    let waits = lock.slow(held).into_future();
+                    if let Some(guard) = lock.at_once() {
+                        return Poll::Ready(Ok(guard));
+                    }
+                    let waits = lock.slow().into_future();
                     this.0 = State::Waits(waits);
                 }
                 State::Waits(waits) => return Pin::new(waits).poll(context),
@@ -188,45 +161,29 @@ impl<'a> Future for LockFuture<'a> {
     }
 }
 
-impl Held {
+impl OwnedGuard {
     /// Gets a lock, in its turn, and has the part here.
-    async fn get(
-        file: &File,
-        locker: &Locker,
-        index: u32,
-        mode: Mode,
-        held: Option<Self>,
-    ) -> Result<Self> {
-        let held = Self::lock(file, locker, index, mode, held).await?;
+    async fn get(file: &File, locker: &Locker, index: u32, mode: Mode) -> Result<Self> {
         let (parts, by) = (&file.inner.parts, Some(&locker.state));
+        let _counted = parts.checkpointing(Some(&locker.state));
+        let held = Self::lock(file, locker, index, mode).await?;
         parts.present(&file.inner.file, index, by).await?;
         Ok(held)
     }
 
     /// Gets a lock, in its turn.
-    pub(super) async fn lock(
-        file: &File,
-        locker: &Locker,
-        index: u32,
-        mode: Mode,
-        held: Option<Self>,
-    ) -> Result<Self> {
+    pub(super) async fn lock(file: &File, locker: &Locker, index: u32, mode: Mode) -> Result<Self> {
         let (parts, part_file) = (&file.inner.parts, &file.inner.file);
         let words: Arc<dyn crate::part::wait::Words> = Arc::clone(part_file) as _;
-        let mut held = held;
         loop {
-            let now = match held.take() {
-                Some(held) => held,
-                None => {
-                    let (part, key) = (part_file.part(index), part_file.key(index));
-                    let want = crate::part::state::Want::Mode(mode);
-                    let place = parts
-                        .locks
-                        .lock(&words, part, key, want, &locker.state)
-                        .await?;
-                    Self::new(file, locker, index, mode, place)
-                }
-            };
+            let (part, key) = (part_file.part(index), part_file.key(index));
+            part_file.check(index)?;
+            let want = crate::part::state::Want::Mode(mode);
+            let place = parts
+                .locks
+                .lock(&words, part, key, want, &locker.state)
+                .await?;
+            let now = Self::new(file, locker, index, mode, place);
             part_file.check(index)?;
             if u64::from(index) < part_file.cutting_from() {
                 return Ok(now);

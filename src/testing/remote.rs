@@ -224,6 +224,11 @@ impl SimRemote {
         self.state.lock().objects.keys().cloned().collect()
     }
 
+    /// Removes an object behind everyone's back.
+    pub fn remove(&self, key: &str) {
+        self.state.lock().objects.remove(key);
+    }
+
     /// Puts an object there that is nobody's.
     pub fn plant(&self, key: &str, body: impl Into<Bytes>) {
         let body = body.into();

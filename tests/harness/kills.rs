@@ -1,17 +1,25 @@
 //! `kill -9` of the harness at seeded moments: no acknowledged row is lost, whenever it comes.
 //!
-//! The moments are events that the server sees, not times: what is in flight then is known, and
-//! a slow machine tests the same thing.
+//! The moments are events that the server sees, or that the process tells of, not times: what is
+//! in flight then is known, and a slow machine tests the same thing.
 
 use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use s3_writeback::testing::{Counters, FaultRule, Operation, S3Server};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::process::{BUCKET, DEADLINE, Run, harness, number, server};
+
+/// What is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Log,
+    Page,
+}
 
 /// When the process is killed.
 #[derive(Debug, Clone, Copy)]
@@ -22,31 +30,45 @@ enum Moment {
     Put(u64),
     /// The n-th PUT was carried out, and its answer is held back: the client cannot know.
     Effect(u64),
-    /// S3 has answered nothing since the n-th PUT, and this many more requests hang: the queue
     /// S3 has answered nothing since the n-th PUT, and every worker waits for it.
     Hanging(u64),
     /// The manifest comes in: shutdown is under way.
     Shutdown,
+    /// The n-th GET has come in, and is not answered: a part is on its way in.
+    Get(u64),
+    /// Shutdown has come to this phase.
+    Phase(&'static str),
 }
 
 const WORKERS: u64 = 3;
+const PREFIX: &str = "killed";
 
 impl Moment {
-    fn any(random: &mut StdRng) -> Self {
+    fn any(random: &mut StdRng, engine: Engine) -> Self {
         let put = random.random_range(1..40);
-        match random.random_range(0..5) {
-            0 => Self::Bytes(random.random_range(1..1_000_000)),
-            1 => Self::Put(put),
-            2 => Self::Effect(put),
-            3 => Self::Hanging(put),
-            _ => Self::Shutdown,
+        match (random.random_range(0..5), engine) {
+            (0, _) => Self::Bytes(random.random_range(1..1_000_000)),
+            (1, _) => Self::Put(put),
+            (2, _) => Self::Effect(put),
+            (3, _) => Self::Hanging(put),
+            (_, Engine::Log) => Self::Shutdown,
+            (_, Engine::Page) => match random.random_range(0..4) {
+                0 => Self::Phase("draining"),
+                1 => Self::Phase("sealing"),
+                _ => Self::Get(random.random_range(1..200)),
+            },
         }
     }
 
     /// What the server has to do to make this moment last.
     fn prepare(self, server: &S3Server) {
         let rule = match self {
-            Self::Bytes(_) | Self::Shutdown => return,
+            Self::Bytes(_) | Self::Shutdown | Self::Phase(_) => return,
+            Self::Get(n) => {
+                let rule = FaultRule::hang().skip(n - 1).once();
+                server.faults().add(rule.on(Operation::GetObject));
+                return;
+            }
             Self::Put(n) => FaultRule::hang().skip(n - 1).once(),
             Self::Effect(n) => FaultRule::hang().after_effect().skip(n - 1).once(),
             Self::Hanging(n) => FaultRule::hang().skip(n - 1),
@@ -57,7 +79,9 @@ impl Moment {
     fn has_come(self, prefix: &str, counters: &Counters) -> bool {
         match self {
             Self::Bytes(n) => counters.bytes_received >= n,
-            Self::Put(_) | Self::Effect(_) => counters.hung >= 1,
+            Self::Put(_) | Self::Effect(_) | Self::Get(_) => counters.hung >= 1,
+            // The process tells of it.
+            Self::Phase(_) => false,
             Self::Hanging(_) => counters.hung >= WORKERS,
             Self::Shutdown => {
                 let manifests = format!("{prefix}/manifests/");
@@ -68,19 +92,38 @@ impl Moment {
     }
 }
 
-/// Starts the harness in `dir`, with an engine small enough to be everywhere at once.
-fn start(server: &S3Server, dir: &Path, prefix: &str, resume: bool) -> Child {
+/// A log small enough to be everywhere at once.
+const LOG: &[&str] = &[
+    "--segment-bytes",
+    "20000",
+    "--queue-tasks",
+    "4",
+    "--queue-bytes",
+    "80000",
+];
+/// The same for pages: half of them fit into the cache.
+const PAGE: &[&str] = &[
+    "--engine",
+    "page",
+    "--page-file-mib",
+    "2",
+    "--cache-mib",
+    "1",
+    "--part-kib",
+    "16",
+    "--page-bytes",
+    "4096",
+];
+
+/// Starts the harness in `dir`.
+fn start(server: &S3Server, dir: &Path, engine: Engine, resume: bool) -> Child {
     let (work, acks) = (dir.join("work"), dir.join("acks"));
     let mut command = harness(&["--writers", "3", "--row-bytes", "200", "--commit-rows", "5"]);
     command
-        .args([
-            "--segment-bytes",
-            "20000",
-            "--queue-tasks",
-            "4",
-            "--queue-bytes",
-            "80000",
-        ])
+        .args(match engine {
+            Engine::Log => LOG,
+            Engine::Page => PAGE,
+        })
         .args([
             "--rate",
             "1000000",
@@ -91,15 +134,27 @@ fn start(server: &S3Server, dir: &Path, prefix: &str, resume: bool) -> Child {
             "--json",
         ])
         .args(["--workers", &WORKERS.to_string(), "--bucket", BUCKET])
-        .args(["--endpoint", &server.endpoint(), "--prefix", prefix])
+        .args(["--endpoint", &server.endpoint(), "--prefix", PREFIX])
         .arg("--dir")
         .arg(work)
         .arg("--ack-log")
-        .arg(acks);
+        .arg(acks)
+        .env("RUST_LOG", "s3_writeback=info");
     if resume {
         command.arg("--resume");
     }
     command.spawn().unwrap()
+}
+
+/// Waits until the process says that its shutdown has come to a phase.
+async fn phase(child: &mut Child, phase: &str) {
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let wanted = format!("phase={phase}");
+    while let Some(line) = timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap() {
+        if line.contains(&wanted) {
+            return;
+        }
+    }
 }
 
 /// Kills the process where the moment comes before its end; whether it did.
@@ -134,38 +189,60 @@ fn setting(name: &str, default: u64) -> u64 {
 /// C1 for the whole stack, as far as a process can be killed from outside.
 #[tokio::test]
 async fn no_acknowledged_row_is_lost_where_the_process_is_killed() {
+    kill_again_and_again(Engine::Log).await;
+}
+
+/// The same for rows that are updated in place, in parts that come and go.
+#[tokio::test]
+async fn no_acknowledged_update_is_lost_where_the_process_is_killed() {
+    kill_again_and_again(Engine::Page).await;
+}
+
+async fn kill_again_and_again(engine: Engine) {
     let seed = setting("S3_WRITEBACK_KILL_SEED", 1);
     let kills = setting("S3_WRITEBACK_KILLS", 3);
     let mut random = StdRng::seed_from_u64(seed);
     for kill in 0..kills {
-        let moment = Moment::any(&mut random);
+        let moment = Moment::any(&mut random, engine);
         let again = random.random_bool(0.5);
-        let what = format!("seed {seed}, kill {kill}: {moment:?}, then again: {again}");
+        let what = format!("{engine:?}, seed {seed}, kill {kill}: {moment:?}, then again: {again}");
         let dir = tempfile::tempdir().unwrap();
         let server = server().await;
         moment.prepare(&server);
-        let child = start(&server, dir.path(), "killed", false);
-        let came = kill_at(&server, child, |c| moment.has_come("killed", c)).await;
-        assert!(came.is_none(), "{what}: it ended first: {came:#?}");
+        let mut child = start(&server, dir.path(), engine, false);
+        if let Moment::Phase(wanted) = moment {
+            phase(&mut child, wanted).await;
+            // It may have been faster.
+            timeout(DEADLINE, child.kill()).await.unwrap().unwrap();
+        } else {
+            let came = kill_at(&server, child, |c| moment.has_come(PREFIX, c)).await;
+            assert!(came.is_none(), "{what}: it ended first: {came:#?}");
+        }
         server.faults().clear();
         if again {
             // Recovery is killed too, at its first PUT, where it has one to make.
             let puts = server.counters().requests(Operation::PutObject);
-            let child = start(&server, dir.path(), "killed", true);
+            let child = start(&server, dir.path(), engine, true);
             let ended = kill_at(&server, child, |c| c.requests(Operation::PutObject) > puts).await;
             if let Some(run) = ended {
                 run.good();
             }
         }
-        let run = Run::of(start(&server, dir.path(), "killed", true)).await;
+        let run = Run::of(start(&server, dir.path(), engine, true)).await;
         assert_eq!(run.status, Some(0), "{what}: {run:#?}");
         let json = run.good();
         println!(
-            "{what}: {} rows acknowledged, {} recovered, lost {}",
+            "{what}: {} rows acknowledged, {} tasks and {} parts recovered, lost {}",
             number(&json, "rows_acknowledged"),
             number(&json, "recovered_tasks"),
+            number(&json, "parts_uploaded"),
             number(&json, "rows_lost"),
         );
         assert!(number(&json, "rows_acknowledged") > 0, "{what}: {json}");
+        if engine == Engine::Page {
+            // From the directory as it was found, and from S3 alone.
+            assert_eq!(json["verified_from"], "s3", "{what}: {json}");
+            assert_eq!(number(&json, "verifications"), 2, "{what}: {json}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use s3_writeback::io::Io;
 use s3_writeback::testing::fs::SimFs;
 use s3_writeback::testing::remote::SimRemote;
 use s3_writeback::time::WallClock;
-use s3_writeback::{Error, File, FileId, Guard, Locker, PartStore, Role, RunOn, StoreConfig};
+use s3_writeback::{Error, File, FileId, Locker, OwnedGuard, PartStore, Role, RunOn, StoreConfig};
 use tokio::runtime::Handle;
 
 use crate::actors::{Shard, look_around};
@@ -68,7 +68,7 @@ pub struct Open {
 
 /// A guard, and what it is known by.
 pub struct Held {
-    pub guard: Guard<'static>,
+    pub guard: OwnedGuard,
     pub file: u64,
     pub index: usize,
     pub locker: usize,

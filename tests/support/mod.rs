@@ -229,7 +229,8 @@ impl StoreRig {
         let remote = Arc::new(self.remote.clone());
         s3_writeback::PartStore::builder(self.config.clone(), remote)
             .run_on(RunOn::Handle(Handle::current()))
-            .file_system(Arc::new(self.fs.clone()), Io::inline())
+            // A process of its own: what an earlier life left running is dead after a crash.
+            .file_system(Arc::new(self.fs.process()), Io::inline())
             .open()
             .await
     }
