@@ -401,8 +401,15 @@ impl World {
                 let mut bytes = vec![0xEE; file.len_of(index)];
                 if !bytes.is_empty() {
                     let from = (index * file.part) as u64;
-                    let read = open.files[id].read_at(&mut bytes, from).await;
-                    read.expect("reads");
+                    loop {
+                        match open.files[id].read_at(&mut bytes, from).await {
+                            // Others hold what they look at.
+                            Err(Error::CacheFull { .. }) if self.crowded => {
+                                tokio::time::sleep(Duration::from_millis(10)).await;
+                            }
+                            read => break read.expect("reads"),
+                        }
+                    }
                 }
                 for shard in &mut shards {
                     let Some(mask) = shard.own.get(&(*id, index)) else {
