@@ -99,6 +99,22 @@ impl<'a> Piece<'a> {
     }
 }
 
+/// Parts that a step has taken for itself, to write over them whole; those that it has not written
+/// when it is over are what they were.
+struct Claimed(Vec<(Arc<PartFile>, u32)>);
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        for (file, index) in &self.0 {
+            file.header
+                .entry(*index)
+                .word
+                .make(|word| word.load_failed());
+            file.moved();
+        }
+    }
+}
+
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stepped {
@@ -354,18 +370,27 @@ impl Parts {
             }
         };
         self.check_writes(locker)?;
+        let mut claimed = Claimed(Vec::new());
         for piece in &*pieces {
             let file = &piece.file;
             if file.is_dropped() {
                 return Err(file.deleted(piece.index));
             }
-            let word = file.header.entry(piece.index).word.get();
+            let entry = &file.header.entry(piece.index).word;
+            let word = entry.get();
             let ready = word.has_intent()
                 && match word.status() {
                     Status::Loaded => true,
                     Status::Zero => piece.frame.is_some(),
-                    Status::NotLoaded => piece.is_whole() && piece.frame.is_some(),
-                    Status::Loading | Status::Evicting => false,
+                    // Ours from here on: nobody starts a load that would land on what is written.
+                    Status::NotLoaded if piece.is_whole() && piece.frame.is_some() => {
+                        let ours = entry.make(|word| word.load()).is_some();
+                        if ours {
+                            claimed.0.push((Arc::clone(file), piece.index));
+                        }
+                        ours
+                    }
+                    Status::NotLoaded | Status::Loading | Status::Evicting => false,
                 };
             // Behind a cut that is not carried through yet a crash would take the bytes.
             let must_wait = piece.grows() && file.shaping.read(|s| *s == Shaping::Cuts);
@@ -397,10 +422,7 @@ impl Parts {
                 (write(), made.map(|(old, _)| old))
             }
             status => {
-                let claimed = status == Status::NotLoaded;
-                if claimed {
-                    word.make(|word| word.load());
-                }
+                let claimed = status == Status::Loading;
                 let written = write();
                 if claimed && written.is_err() {
                     // What is in S3 is still what the part is.

@@ -201,16 +201,31 @@ impl Parts {
             if word.make(|word| word.evict()).is_none() {
                 continue;
             }
-            // An intent that is on its way to the disk is not in the word yet.
-            if file.log.lock().intents.contains_key(&index) {
-                word.make(|word| word.evict_undone());
-                file.moved();
-                continue;
-            }
             freed += held;
             victims.push((file, index));
         }
+        // Logs come before this lock.
+        drop(ring);
+        victims.retain(|(file, index)| {
+            let goes = self.may_go(file, *index);
+            if !goes {
+                let word = &file.header.entry(*index).word;
+                word.make(|word| word.evict_undone());
+                file.moved();
+            }
+            goes
+        });
         victims
+    }
+
+    /// Whether the journal has it that a part's local bytes do not count.
+    fn may_go(&self, file: &PartFile, index: u32) -> bool {
+        let log = &mut *file.log.lock();
+        // An intent that is on its way to the disk is not in the word yet; the end of one has left
+        // the word, and may not be on the disk.
+        let durable = self.journal.durable();
+        log.ending.retain(|_, location| *location > durable);
+        !log.intents.contains_key(&index) && !log.ending.contains_key(&index)
     }
 
     /// Punches them out and gives their room back; whether all of them went.

@@ -74,6 +74,8 @@ pub(crate) struct Unsynced {
 #[derive(Debug, Default)]
 pub(crate) struct FileLog {
     pub intents: BTreeMap<u32, Intent>,
+    /// Intents that were ended, until the record of it is durable: before that their parts stay.
+    pub ending: BTreeMap<u32, Location>,
     /// Live header records.
     pub records: Vec<Location>,
     /// Changes in them.
@@ -200,7 +202,8 @@ impl PartFile {
 
     /// The largest length that a file with parts of this size can have.
     pub(crate) fn max_len(&self) -> u64 {
-        u64::from(self.part_bytes) << 32
+        // So that every count of parts is a number of 32 bits.
+        u64::from(u32::MAX) << self.shift
     }
 
     /// Parts that a length has.

@@ -280,10 +280,14 @@ impl Parts {
 
     /// Waits until all that was written is in S3, or what is left cannot get there by itself
     /// before `deadline`.
-    pub(crate) async fn flushed(&self, deadline: Instant) {
+    pub(crate) async fn flushed(self: &Arc<Self>, deadline: Instant) {
         self.flusher.drain();
         // Steps that were let in before the gate was closed are over after this.
-        self.latches.pass_all();
+        let parts = Arc::clone(self);
+        tokio::select! {
+            _ = self.io.run(move || parts.latches.pass_all()) => (),
+            () = tokio::time::sleep_until(deadline) => return,
+        }
         loop {
             let mut moved = std::pin::pin!(self.flusher.moved.notified());
             moved.as_mut().enable();

@@ -158,7 +158,6 @@ impl Parts {
         let each = u64::from(file.part_bytes);
         // Lock order: the log before what says whether a sync is in progress.
         let log = &mut *file.log.lock();
-        let syncing = file.unsynced.lock().syncing > 0;
         let mut upto = 0;
         let mut changes = Vec::new();
         let mut new = Vec::new();
@@ -182,7 +181,8 @@ impl Parts {
             let word = file.header.entry(*index).word.get();
             let trusted = match word.status() {
                 Status::Zero => true,
-                Status::Loaded => !word.is_unsynced() && !syncing,
+                // Looked at after the word: a sync takes the bit off before its fsync.
+                Status::Loaded => !word.is_unsynced() && file.unsynced.lock().syncing == 0,
                 Status::NotLoaded | Status::Loading | Status::Evicting => false,
             };
             changes.push(Change::Intent {
@@ -267,9 +267,17 @@ impl Parts {
         if changes.is_empty() {
             return Vec::new();
         }
-        if let Err(error) = self.append_changes(file, log, changes.clone(), true) {
-            tracing::debug!(%error, "intents stay open");
-            return Vec::new();
+        let location = match self.append_changes(file, log, changes.clone(), true) {
+            Ok(location) => location,
+            Err(error) => {
+                tracing::debug!(%error, "intents stay open");
+                return Vec::new();
+            }
+        };
+        for change in &changes {
+            if let Change::IntentEnded { index } = change {
+                log.ending.insert(*index, location);
+            }
         }
         let ended = changes.into_iter().filter_map(|change| match change {
             Change::IntentEnded { index } => log.intents.remove(&index),

@@ -90,21 +90,26 @@ impl LoadSink for PartLoad {
         let Some(parts) = self.parts.upgrade() else {
             return;
         };
-        parts.clone().spawn(async move {
-            let result = match outcome {
-                Ok(Some((body, _))) => self.land(&parts, body).await,
-                Ok(None) => Err(Error::ImageMissing {
-                    part: self.file.part(self.index),
-                    object: self.key.to_string(),
-                }),
-                Err(cause) => Err(Error::LoadFailed {
-                    part: self.file.part(self.index),
-                    object: self.key.to_string(),
-                    cause: Box::new(cause),
-                }),
-            };
-            self.finish(&parts, result);
-        });
+        let tracker = parts.local.clone();
+        let landing = {
+            let parts = Arc::clone(&parts);
+            async move {
+                let result = match outcome {
+                    Ok(Some((body, _))) => self.land(&parts, body).await,
+                    Ok(None) => Err(Error::ImageMissing {
+                        part: self.file.part(self.index),
+                        object: self.key.to_string(),
+                    }),
+                    Err(cause) => Err(Error::LoadFailed {
+                        part: self.file.part(self.index),
+                        object: self.key.to_string(),
+                        cause: Box::new(cause),
+                    }),
+                };
+                self.finish(&parts, result);
+            }
+        };
+        parts.spawn(tracker.track_future(landing));
     }
 }
 

@@ -62,6 +62,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Limit, Result};
 use crate::io::Io;
@@ -115,6 +116,9 @@ pub(crate) struct Parts {
     settler: Settler,
     epochs: Epochs,
     failed: OnceLock<String>,
+    /// What writes to local files by itself: loads and evictions. Sealing waits for it: what hangs
+    /// in the disk must not come to it when the directory is somebody else's.
+    local: TaskTracker,
     /// Ends what runs beside.
     pub stop: CancellationToken,
     /// Operations of checkpointers that are waiting for something.
@@ -184,6 +188,7 @@ impl Parts {
             settler: Settler::default(),
             epochs: Epochs::new(epochs),
             failed: OnceLock::new(),
+            local: TaskTracker::new(),
             stop: CancellationToken::new(),
             checkpointing: AtomicU64::new(0),
             totals: Totals::default(),
@@ -209,7 +214,7 @@ impl Parts {
     pub(crate) fn start(self: &Arc<Self>) {
         self.spawn(Arc::clone(self).run_flusher());
         self.spawn(Arc::clone(self).run_settler());
-        self.spawn(Arc::clone(self).run_evictor());
+        self.spawn(self.local.track_future(Arc::clone(self).run_evictor()));
         self.spawn(Arc::clone(self).run_detector());
     }
 
@@ -391,6 +396,8 @@ impl Parts {
 
     /// Makes everything durable here, before the journal is sealed.
     pub(crate) async fn seal(self: &Arc<Self>) -> Result<()> {
+        self.local.close();
+        self.local.wait().await;
         self.settle_rest().await;
         self.sync_all().await
     }

@@ -128,6 +128,7 @@ impl Parts {
             return Err(Error::Damaged(text));
         };
         let id = FileId(record.id);
+        self.check_part_bytes(record.part_bytes)?;
         let path = self.path_of(id, record.token);
         let failed = note(owner, slot::FAILED).is_some();
         let disk = self.open_disk(&path, failed);

@@ -162,6 +162,8 @@ impl WaitTable {
         // Locked, or the bits that make who releases it look for us: in one move.
         let asked = word.change(|word| match word.lock(want, first) {
             Ok(locked) => Ok(locked),
+            // A step waits for one of all the pins to go; a locker is told.
+            Err(Blocked::Full) if locker.is_none() => Ok(word.with_waiters(true)),
             Err(Blocked::Full) => Err(()),
             Err(Blocked::Conflict) => {
                 Ok(word.with_waiters(true).close(word.is_closing() || closes))
