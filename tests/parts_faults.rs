@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::mem_forget,
     reason = "real threads, and a disk that holds one of them up"
 )]
 
