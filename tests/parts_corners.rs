@@ -638,3 +638,47 @@ fn a_load_of_a_short_image_leaves_nothing_behind_it() {
         }
     });
 }
+
+#[test]
+fn who_waits_for_room_for_a_part_that_others_bring_does_not_wait_on() {
+    paused(async {
+        for whole in [false, true] {
+            let rig = StoreRig::with(4, |config| {
+                config.dirty_bytes = 4 * PART as u64;
+            });
+            let each = 2 * PART;
+            let store = rig.open().await;
+            let options = FileOptions {
+                part_bytes: each as u32,
+            };
+            let file = store.create(FILE, options).await.expect("creates");
+            for index in 0..6 {
+                let bytes = vec![1; each];
+                let write = file.write_at(&bytes, (index * each) as u64);
+                write.await.expect("writes");
+            }
+            uploaded(&store).await;
+            let works = (0..8).map(|one| {
+                let file = file.clone();
+                spawn(async move {
+                    let bytes = vec![1; each];
+                    for nth in 0..40 {
+                        let at = (nth * (one + 3) / 2 + one) % 6 * each;
+                        if whole && nth % 3 == 0 {
+                            let write = file.write_at(&bytes, at as u64);
+                            let write = write.within(Duration::from_secs(60));
+                            write.await.expect("writes");
+                        }
+                        let mut buffer = vec![0; each];
+                        let read = file.read_at(&mut buffer, at as u64);
+                        let read = read.within(Duration::from_secs(60));
+                        read.await.expect("reads");
+                    }
+                })
+            });
+            for work in works.collect::<Vec<_>>() {
+                work.await.expect("ends");
+            }
+        }
+    });
+}

@@ -288,21 +288,25 @@ impl Parts {
                 self.present(&file, index, locker).await?;
                 continue;
             }
-            let lacking = |pieces: &[Piece<'_>]| -> u64 {
+            let lacking = |pieces: &[Piece<'_>]| -> Vec<(Arc<PartFile>, u32)> {
                 let lacking = pieces.iter().filter(|piece| piece.lacks_frame());
-                lacking.map(|piece| u64::from(piece.file.part_bytes)).sum()
+                lacking
+                    .map(|piece| (Arc::clone(&piece.file), piece.index))
+                    .collect()
             };
-            let bytes = lacking(pieces);
-            if bytes == 0 {
+            let parts = lacking(pieces);
+            if parts.is_empty() {
                 return Ok(());
             }
-            let mut room = match self.cache.try_take(bytes, locker) {
+            let bytes = parts.iter().map(|(file, _)| u64::from(file.part_bytes));
+            let mut room = match self.cache.try_take(bytes.sum(), locker) {
                 Some(room) => room,
                 None => {
                     pieces.iter_mut().for_each(|piece| piece.frame = None);
-                    let bytes = lacking(pieces);
-                    let room = self.cache.take(bytes, locker, || self.needs_room());
-                    room.await?
+                    match self.room_for(&lacking(pieces), locker).await? {
+                        Some(room) => room,
+                        None => continue,
+                    }
                 }
             };
             for piece in pieces.iter_mut() {
@@ -435,9 +439,8 @@ impl Parts {
                 if let Some(frame) = piece.frame.take() {
                     self.resident.add(file, piece.index, frame);
                 }
-                if claimed {
-                    file.moved();
-                }
+                // Who waits for it, or for room for it, looks again.
+                file.moved();
                 (written, made.map(|(old, _)| old))
             }
         };

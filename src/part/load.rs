@@ -302,8 +302,11 @@ impl Parts {
                             }
                         }
                         None => {
-                            let frame = self.cache.take(bytes, locker, || self.needs_room());
-                            (frame.await?, false)
+                            let part = [(Arc::clone(file), index)];
+                            match self.room_for(&part, locker).await? {
+                                Some(frame) => (frame, false),
+                                None => continue,
+                            }
                         }
                     };
                     if let Started::Ours(joined) = self.start_load(file, index, frame, here, false)
@@ -312,6 +315,31 @@ impl Parts {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes room for parts that have none; `None` where somebody else brought one of them here
+    /// before there was any. (Whoever waits keeps it here: he would wait for the very room that it
+    /// has.)
+    pub(crate) async fn room_for(
+        &self,
+        parts: &[(Arc<PartFile>, u32)],
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<Option<Taken>> {
+        let each = parts.iter().map(|(file, _)| u64::from(file.part_bytes));
+        let bytes = each.sum();
+        if let Some(room) = self.cache.try_take(bytes, locker) {
+            return Ok(Some(room));
+        }
+        let comes = parts.iter().map(|(file, index)| {
+            let word = &file.header.entry(*index).word;
+            let is_none = || matches!(word.get().status(), Status::Zero | Status::NotLoaded);
+            file.moves.until(move |_| (!is_none()).then_some(()))
+        });
+        tokio::select! {
+            biased;
+            room = self.cache.take(bytes, locker, || self.needs_room()) => room.map(Some),
+            _ = futures::future::select_all(comes) => Ok(None),
         }
     }
 

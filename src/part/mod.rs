@@ -423,11 +423,12 @@ impl Parts {
         }
     }
 
-    /// Whether a part has to be loaded before it can be used.
-    pub(crate) fn needs_load(&self, file: &PartFile, index: u32) -> bool {
-        let word = file.header.peek(index).map(|entry| entry.word.get());
-        let gone = [state::Status::NotLoaded, state::Status::Evicting];
-        word.is_some_and(|word| gone.contains(&word.status()))
+    /// Whether a part that somebody holds has to be loaded, and has no room yet.
+    pub(crate) async fn lacks_room(&self, file: &PartFile, index: u32) -> bool {
+        let word = &file.header.entry(index).word;
+        let gone = || word.get().status() != state::Status::Evicting;
+        file.moves.until(|_| gone().then_some(())).await;
+        word.get().status() == state::Status::NotLoaded
     }
 
     /// Who holds parts from a length on.

@@ -5,6 +5,8 @@
 //! A guard that is forgotten keeps its part here and its lock held; captures, and so uploads and
 //! checkpoints, take latches only and go on.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::op::Operation;
 use crate::part::access::Piece;
@@ -369,15 +371,20 @@ pub(super) async fn lock_many(
     }
     let by = Some(&locker.state);
     let inner = &store.parts;
-    let missing: u64 = parts
-        .iter()
-        .zip(&files)
-        .filter(|(part, file)| inner.needs_load(&file.inner.file, part.index))
-        .map(|(_, file)| u64::from(file.part_bytes()))
-        .sum();
-    let mut room = match missing {
-        0 => None,
-        bytes => Some(inner.cache.take(bytes, by, || inner.needs_room()).await?),
+    let mut room = loop {
+        let mut missing = Vec::new();
+        for (part, file) in parts.iter().zip(&files) {
+            let file = &file.inner.file;
+            if inner.lacks_room(file, part.index).await {
+                missing.push((Arc::clone(file), part.index));
+            }
+        }
+        if missing.is_empty() {
+            break None;
+        }
+        if let Some(room) = inner.room_for(&missing, by).await? {
+            break Some(room);
+        }
     };
     for (part, file) in parts.iter().zip(&files) {
         let (file, room) = (&file.inner.file, room.as_mut());
