@@ -5,9 +5,11 @@
 //!
 //! Invariants:
 //!
-//! 1. Owners begin in the order in which they were appended, but for vital ones. Notes and ends
-//!    do not wait for owners that do, except for those of their own.
-//! 2. A record that waits has not been written anywhere.
+//! 1. Vital records are written in the order in which they were appended, and no owner begins
+//!    before those that were appended before it: who waits for the last waits for all of them.
+//! 2. Owners begin in the order in which they were appended, but for vital ones, which do not wait
+//!    for others. Notes and ends do not wait for owners that do, except for those of their own.
+//! 3. A record that waits has not been written anywhere.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -17,6 +19,18 @@ use super::frame::What;
 use super::record::Effect;
 use super::room::Room;
 use super::shared::{Record, Shared, State};
+
+fn begins(record: &Record) -> bool {
+    record.what == What::Effect(Effect::Begin)
+}
+
+fn fits_vital(room: &Room, record: &Record) -> bool {
+    let bytes = record.frame_bytes();
+    match begins(record) {
+        true => room.admits_begin(bytes) || room.admits_vital(2 * bytes),
+        false => room.admits_note(bytes) || room.admits_vital(bytes),
+    }
+}
 
 impl Core {
     /// Takes a group from the inbox.
@@ -63,73 +77,89 @@ impl Core {
     /// Moves what may be written into the queue.
     pub(super) fn admit(&mut self, shared: &Shared) {
         let mut room = self.room(shared);
-        while let Some(record) = self.begins.front() {
-            let bytes = record.frame_bytes();
-            if !room.admits_begin(bytes) {
-                break;
-            }
-            if let Some(record) = self.begins.pop_front() {
-                self.admit_begin(&mut room, record);
-            }
+        while let Some(record) = self.vitals.pop_front_if(|next| fits_vital(&room, next)) {
+            self.admit_now(&mut room, record);
+        }
+        while self.vitals.is_empty()
+            && let fits = (|next: &mut Record| room.admits_begin(next.frame_bytes()))
+            && let Some(record) = self.begins.pop_front_if(fits)
+        {
+            self.admit_now(&mut room, record);
         }
         for record in std::mem::take(&mut self.held) {
             self.admit_other(&mut room, record);
         }
         for record in std::mem::take(&mut self.incoming) {
-            let bytes = record.frame_bytes();
-            if record.what != What::Effect(Effect::Begin) {
+            if !begins(&record) {
                 self.admit_other(&mut room, record);
-            } else if (record.vital && room.admits_vital(2 * bytes))
-                || (self.begins.is_empty() && room.admits_begin(bytes))
+            } else if record.vital {
+                self.admit_vital(&mut room, record);
+            } else if self.vitals.is_empty()
+                && self.begins.is_empty()
+                && room.admits_begin(record.frame_bytes())
             {
-                self.admit_begin(&mut room, record);
+                self.admit_now(&mut room, record);
             } else {
                 self.begins.push_back(record);
             }
         }
     }
 
-    pub(super) fn admit_begin(&mut self, room: &mut Room, record: Record) {
+    fn admit_now(&mut self, room: &mut Room, record: Record) {
         room.planned += record.frame_bytes();
-        room.owners += 1;
-        self.fresh.insert(record.location);
+        if begins(&record) {
+            room.owners += 1;
+            self.fresh.insert(record.location);
+        }
         self.queue.push_back(record);
     }
 
-    pub(super) fn admit_other(&mut self, room: &mut Room, record: Record) {
-        let owner = record.owner();
-        let bytes = record.frame_bytes();
-        if self
+    /// Behind those that wait, whatever there is room for.
+    fn admit_vital(&mut self, room: &mut Room, record: Record) {
+        if self.vitals.is_empty() && fits_vital(room, &record) {
+            self.admit_now(room, record);
+        } else {
+            self.vitals.push_back(record);
+        }
+    }
+
+    /// Whether an owner has been appended, and waits for room.
+    fn waits(&self, owner: u64) -> bool {
+        let ordinary = self
             .begins
-            .binary_search_by_key(&owner, |begin| begin.location)
-            .is_ok()
-        {
+            .binary_search_by_key(&owner, |begin| begin.location);
+        let is_it = |record: &Record| begins(record) && record.location == owner;
+        ordinary.is_ok() || self.vitals.iter().any(is_it)
+    }
+
+    pub(super) fn admit_other(&mut self, room: &mut Room, record: Record) {
+        let bytes = record.frame_bytes();
+        if self.waits(record.owner()) {
             // Its owner has not begun yet.
             self.held.push_back(record);
             return;
         }
         if matches!(record.what, What::Effect(Effect::Note { .. })) {
+            if record.vital {
+                return self.admit_vital(room, record);
+            }
             if !record.sync && !room.admits_optional(bytes) {
                 self.finished.push(record.location);
                 return;
             }
-            let fits = room.admits_note(bytes) || (record.vital && room.admits_vital(bytes));
-            if record.sync && !fits {
+            if record.sync && !room.admits_note(bytes) {
                 self.held.push_back(record);
                 return;
             }
         }
-        room.planned += bytes;
-        self.queue.push_back(record);
+        self.admit_now(room, record);
     }
 
     /// There was no room after all: owners that have not begun wait again, so that what is
     /// behind them can go on. Whether any did.
     pub(super) fn put_back(&mut self) -> bool {
-        let waits = |record: &Record| {
-            let begins = record.what == What::Effect(Effect::Begin);
-            begins && record.reported && !record.written && !record.vital
-        };
+        let waits =
+            |record: &Record| begins(record) && record.reported && !record.written && !record.vital;
         if !self.queue.iter().any(waits) {
             return false;
         }
@@ -138,10 +168,10 @@ impl Core {
             self.fresh.remove(&record.location);
             self.begins.push_front(record);
         }
-        let begins = &self.begins;
+        let back = &self.begins;
         let (held, rest): (VecDeque<_>, VecDeque<_>) = rest.into_iter().partition(|record| {
             record.reported
-                && begins
+                && back
                     .binary_search_by_key(&record.owner(), |begin| begin.location)
                     .is_ok()
         });
@@ -153,14 +183,16 @@ impl Core {
     /// Whether another spare is wanted; says so when room becomes short, and when it is back.
     pub(super) fn judge_room(&mut self, shared: &Shared) -> bool {
         let waiting: u64 = self
-            .begins
+            .vitals
             .iter()
+            .chain(&self.begins)
             .chain(&self.held)
             .map(Record::frame_bytes)
             .sum();
         let wants = self.stalled || self.room(shared).wants_spare(waiting);
         let failed = shared.spare_error.lock().is_some();
-        let blocked = self.stalled || !self.begins.is_empty() || !self.held.is_empty();
+        let waits = !self.vitals.is_empty() || !self.begins.is_empty() || !self.held.is_empty();
+        let blocked = self.stalled || waits;
         let short = failed && blocked;
         if shared.short.swap(short, Ordering::Relaxed) != short {
             if short {

@@ -97,6 +97,8 @@ pub(super) struct Core {
     pub(super) unsynced: Vec<Placed>,
     pub(super) unsynced_bytes: u64,
     pub(super) sync_wanted: bool,
+    /// Vital records wait for room.
+    pub(super) vitals: VecDeque<Record>,
     /// Owners wait for room.
     pub(super) begins: VecDeque<Record>,
     /// Notes wait for room, or for their owner.

@@ -106,6 +106,7 @@ impl Core {
         let pending = self
             .queue
             .iter()
+            .chain(&self.vitals)
             .chain(&self.begins)
             .chain(&self.held)
             .chain(&self.incoming);
@@ -153,8 +154,9 @@ impl Core {
     /// The last turn.
     pub(super) fn seal(&mut self, shared: &Shared) {
         let waiting: Vec<Location> = self
-            .begins
+            .vitals
             .drain(..)
+            .chain(self.begins.drain(..))
             .chain(self.held.drain(..))
             .map(|record| record.location)
             .collect();
@@ -204,6 +206,7 @@ impl Core {
         let all = self
             .queue
             .drain(..)
+            .chain(self.vitals.drain(..))
             .chain(self.begins.drain(..))
             .chain(self.held.drain(..))
             .chain(self.incoming.drain(..));

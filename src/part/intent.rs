@@ -25,8 +25,8 @@ use super::record::{Change, HeaderRecord, encode, kind};
 use super::room::Taken;
 use super::state::{Status, Word};
 
-/// Changes that one record carries at most.
-const MAX_CHANGES: usize = 16 * 1024;
+/// Changes that one record carries at most: so few that a full disk has room for it soon.
+const MAX_CHANGES: usize = 1024;
 
 /// Intents that a step relies on. Dropped, they are left: those that nobody else relies on, and
 /// under which nothing was written, end, whoever goes on holding their parts.

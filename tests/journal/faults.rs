@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::FutureExt;
 use s3_writeback::journal::{Append, Journal, Payload, StageSource};
 use s3_writeback::testing::fs::{Call, EIO, EMFILE, ENOSPC, Fault, SimFs};
 
@@ -240,6 +242,49 @@ fn e11_an_open_that_is_cut_short_brings_nothing_back() {
             }
         }
     }
+}
+
+/// C9: where room is short, a small vital record does not overtake a large one: whoever waits for
+/// the last of them may rely on all.
+#[test]
+fn c9_vital_records_are_durable_in_their_order() {
+    let fs = SimFs::new();
+    let (journal, _) = open(&fs, 1);
+    fs.set_capacity(Some(40_000));
+    let begin = |bytes| Append::begin(1, text(1, bytes), Payload::None);
+    let mut owners = Vec::new();
+    while !journal.status().short_of_space {
+        owners.push(journal.append(begin(80)).unwrap());
+        journal.drive();
+    }
+    let is_durable = |location| journal.wait_durable(location).now_or_never().is_some();
+    let mut vital = Vec::new();
+    let mut waited = 0;
+    for (round, bytes) in [700, 20, 300, 5].into_iter().cycle().take(60).enumerate() {
+        // A note among them, of an owner that is durable.
+        let note = Append::note(2, owners[0], 1, text(1, bytes));
+        let record = if round % 3 == 2 { note } else { begin(bytes) };
+        vital.push(journal.append(record.vital()).unwrap());
+        journal.drive();
+        let first = vital.iter().position(|location| !is_durable(*location));
+        let first = first.unwrap_or(vital.len());
+        assert!(
+            vital[first..].iter().all(|location| !is_durable(*location)),
+            "round {round}"
+        );
+        waited += usize::from(first < vital.len());
+        // Room for the small ones comes first.
+        if round % 2 == 0 {
+            let end = Append::end(3, owners.remove(1), Bytes::new());
+            journal.append(end).unwrap();
+            journal.drive();
+        }
+    }
+    assert!(waited > 10, "{waited}");
+    fs.set_capacity(None);
+    journal.retry_space();
+    journal.drive();
+    assert!(vital.iter().all(|location| is_durable(*location)));
 }
 
 /// E20, C9: the disk is full, for good, with thousands of uploads to acknowledge: all of them
