@@ -7,13 +7,15 @@
 //!    before the first PUT: a key that an earlier life issued, and whose PUT may still land, is
 //!    never issued again.
 //! 2. A sequence is used once.
+//! 3. The record of an epoch goes at the first open that finds no entry which names it: there are
+//!    as many as entries name, and one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::journal::{Append, Journal, Payload};
+use crate::journal::{Append, Journal, Location, Payload};
 use crate::random::Random;
 use crate::sync::Mutex;
 
@@ -23,16 +25,26 @@ use super::record::{EpochRecord, encode, kind};
 /// All epochs that entries of this store name, and the one it writes under.
 #[derive(Debug)]
 pub(crate) struct Epochs {
-    names: Mutex<BTreeMap<u32, u64>>,
+    names: Mutex<BTreeMap<u32, Named>>,
     /// Ours: number in the high half, next sequence in the low one; 0 before there is one.
     next: AtomicU64,
     /// The record of ours.
     record: AtomicU64,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    name: u64,
+    record: Location,
+}
+
 impl Epochs {
-    pub(crate) fn new(found: impl IntoIterator<Item = EpochRecord>) -> Self {
-        let names = found.into_iter().map(|epoch| (epoch.number, epoch.name));
+    /// Of what the journal has, by location.
+    pub(crate) fn new(found: impl IntoIterator<Item = (Location, EpochRecord)>) -> Self {
+        let names = found.into_iter().map(|(record, epoch)| {
+            let EpochRecord { number, name } = epoch;
+            (number, Named { name, record })
+        });
         Self {
             names: Mutex::new(names.collect()),
             next: AtomicU64::new(0),
@@ -60,7 +72,14 @@ impl Epochs {
             };
             let append = Append::begin(kind::EPOCH, encode(&record), Payload::None);
             let location = journal.append(append.vital())?;
-            names.insert(number, record.name);
+            let name = record.name;
+            names.insert(
+                number,
+                Named {
+                    name,
+                    record: location,
+                },
+            );
             self.record.store(location, Ordering::Release);
             self.next.store(u64::from(number) << 32, Ordering::Release);
         }
@@ -76,7 +95,11 @@ impl Epochs {
 
     /// The key of an image's object.
     pub(crate) fn key(&self, address: &Address) -> Arc<str> {
-        let name = self.names.lock().get(&address.epoch).copied().unwrap_or(0);
+        let name = self
+            .names
+            .lock()
+            .get(&address.epoch)
+            .map_or(0, |named| named.name);
         let object = format!("{name:016x}-{:08x}", address.sequence);
         // Spread by hash: S3 scales by prefix.
         let hash = crc32c(object.as_bytes()) >> 16;
@@ -88,8 +111,20 @@ impl Epochs {
         let names = self.names.lock();
         names
             .iter()
-            .map(|(number, name)| (*number, *name))
+            .map(|(number, named)| (*number, named.name))
             .collect()
+    }
+
+    /// Forgets the epochs that no entry names, but the last, whose number is not given again: the
+    /// records that go with them.
+    pub(crate) fn forget_unused(&self, used: &BTreeSet<u32>) -> Vec<Location> {
+        let mut names = self.names.lock();
+        let Some(last) = names.last_key_value().map(|(number, _)| *number) else {
+            return Vec::new();
+        };
+        let unused = |number: &u32| *number != last && !used.contains(number);
+        let gone = names.extract_if(.., |number, _| unused(number));
+        gone.map(|(_, named)| named.record).collect()
     }
 }
 
@@ -100,7 +135,7 @@ mod tests {
     #[test]
     fn keys_follow_from_epoch_and_sequence_alone() {
         let name = 0xabcd;
-        let epochs = Epochs::new([EpochRecord { number: 7, name }]);
+        let epochs = Epochs::new([(1, EpochRecord { number: 7, name })]);
         let address = Address {
             epoch: 7,
             sequence: 9,

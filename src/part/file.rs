@@ -82,9 +82,13 @@ pub(crate) struct FileLog {
     pub changes: usize,
     /// The length that is on record.
     pub len_logged: u64,
+    /// The end of the file is on its way to the disk: nothing more is said of it.
+    pub ended: bool,
     /// The last record that a sync relies on, whoever made it.
     pub last: Location,
+    /// The number of the snapshot that counts, and the last that was given; 0 before there is one.
     pub snapshot: u64,
+    pub last_snapshot: u64,
     pub snapshotting: bool,
     pub cut: Option<u64>,
 }

@@ -7,7 +7,7 @@
 //!    `max_dirty_age`, or when somebody waits for room.
 //! 2. What is on its way has bounded memory: the images, back-off included.
 //! 3. A part that fails for good is *failing*: it stays here and dirty, is named with its cause,
-//!    and is tried again with back-off.
+//!    and is tried again with back-off, which no later write of it shortens.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ struct State {
     dirty: VecDeque<Dirty>,
     delayed: BTreeMap<(Instant, u64), Dirty>,
     next: u64,
-    failing: BTreeMap<PartKey, FailingPart>,
+    failing: BTreeMap<PartKey, Failing>,
 }
 
 #[derive(Debug)]
@@ -74,6 +74,38 @@ struct Dirty {
     file: Arc<PartFile>,
     index: u32,
     since: Instant,
+}
+
+#[derive(Debug)]
+struct Failing {
+    part: FailingPart,
+    /// When it may be tried again.
+    due: Instant,
+    /// It is among those that are delayed until then.
+    waits: bool,
+}
+
+impl State {
+    fn delay(&mut self, dirty: Dirty, until: Instant) {
+        self.next += 1;
+        self.delayed.insert((until, self.next), dirty);
+    }
+
+    /// A part whose turn has come; `None` where it has failed, and waits.
+    fn due(&mut self, dirty: Dirty, now: Instant) -> Option<Dirty> {
+        let Some(failing) = self.failing.get_mut(&dirty.file.key(dirty.index)) else {
+            return Some(dirty);
+        };
+        if failing.due <= now {
+            failing.waits = false;
+            return Some(dirty);
+        }
+        if !std::mem::replace(&mut failing.waits, true) {
+            let due = failing.due;
+            self.delay(dirty, due);
+        }
+        None
+    }
 }
 
 impl Flusher {
@@ -111,36 +143,45 @@ impl Flusher {
         self.wake.notify_one();
     }
 
-    /// S3 refuses a part, or the disk does not read it.
-    pub(crate) fn failed(&self, file: &Arc<PartFile>, index: u32, error: &RemoteError) {
+    /// A part failed: it waits.
+    fn failed(&self, file: &Arc<PartFile>, index: u32, error: &RemoteError) {
         let now = Instant::now();
         {
             let state = &mut *self.state.lock();
             let failing = state
                 .failing
                 .entry(file.key(index))
-                .or_insert_with(|| FailingPart {
-                    part: file.part(index),
-                    failures: 0,
-                    cause: String::new(),
+                .or_insert_with(|| Failing {
+                    part: FailingPart {
+                        part: file.part(index),
+                        failures: 0,
+                        cause: String::new(),
+                    },
+                    due: now,
+                    waits: false,
                 });
-            failing.failures = failing.failures.saturating_add(1);
-            failing.cause = crate::queue::task::cut(error.to_string());
-            let wait = Duration::from_secs(1) * (1 << failing.failures.min(6));
-            state.next += 1;
-            let dirty = Dirty {
-                file: Arc::clone(file),
-                index,
-                since: now,
-            };
-            state.delayed.insert((now + wait, state.next), dirty);
+            let part = &mut failing.part;
+            part.failures = part.failures.saturating_add(1);
+            part.cause = crate::queue::task::cut(error.to_string());
+            // Of two captures in flight the second adds nothing to the wait.
+            if !std::mem::replace(&mut failing.waits, true) {
+                let due = now + Duration::from_secs(1) * (1 << part.failures.min(6));
+                failing.due = due;
+                let dirty = Dirty {
+                    file: Arc::clone(file),
+                    index,
+                    since: now,
+                };
+                state.delay(dirty, due);
+            }
         }
         self.moved();
     }
 
     pub(crate) fn failing(&self, most: usize) -> Vec<FailingPart> {
         let state = self.state.lock();
-        state.failing.values().take(most).cloned().collect()
+        let failing = state.failing.values().take(most);
+        failing.map(|failing| failing.part.clone()).collect()
     }
 
     pub(crate) fn healed(&self, key: PartKey) {
@@ -166,7 +207,7 @@ impl Flusher {
         while taken.len() < BATCH {
             let due = |dirty: &Dirty| early || dirty.since + age <= now;
             match state.dirty.pop_front_if(|dirty| due(dirty)) {
-                Some(dirty) => taken.push(dirty),
+                Some(dirty) => taken.extend(state.due(dirty, now)),
                 None => break,
             }
         }
@@ -177,13 +218,20 @@ impl Flusher {
     }
 
     fn again(&self, dirty: Dirty, at: Instant) {
-        let state = &mut *self.state.lock();
-        state.next += 1;
-        state.delayed.insert((at, state.next), dirty);
+        self.state.lock().delay(dirty, at);
     }
 }
 
 impl Parts {
+    /// S3 refuses a part, or the disk does not read it; nothing, where it was cut off meanwhile.
+    pub(crate) fn part_failed(&self, file: &Arc<PartFile>, index: u32, error: &RemoteError) {
+        // Under the latch: a cut comes before it, or takes it back.
+        let _latch = self.latches.step(file.key(index));
+        if file.header.entry(index).word.get().is_dirty() {
+            self.flusher.failed(file, index, error);
+        }
+    }
+
     /// Captures what is due, until the store stops.
     pub(crate) async fn run_flusher(self: Arc<Self>) {
         let mut closed = Instant::now();
@@ -257,7 +305,7 @@ impl Parts {
             Ok(None) => {}
             Err(error) => {
                 let error = RemoteError::transient("capture").with_message(&error.to_string());
-                self.flusher.failed(&file, index, &error);
+                self.part_failed(&file, index, &error);
             }
         }
     }

@@ -149,35 +149,56 @@ impl Parts {
         self.take_all(&mut cutting, 0).await?;
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
         let location = {
-            let _log = file.log.lock();
+            let mut log = file.log.lock();
             let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
             let location = self.journal.append(end)?;
+            log.ended = true;
             cutting.cuts();
             location
         };
         let carried = self.carry(async move {
-            parts.journal.wait_durable(location).await?;
+            if let Err(error) = parts.journal.wait_durable(location).await {
+                on.log.lock().ended = false;
+                return Err(error.into());
+            }
             on.set_dropped();
             parts.cut_words(&mut cutting);
             parts.forget(&on);
             drop(cutting);
-            let (records, intents) = {
+            let (records, intents, snapshot) = {
                 let log = &mut *on.log.lock();
                 let records = std::mem::take(&mut log.records);
-                (records, std::mem::take(&mut log.intents))
+                (records, std::mem::take(&mut log.intents), log.snapshot)
             };
             // Whoever keeps a handle keeps no room.
             drop(intents);
             parts.end_records(&records);
-            let path = on.path.clone();
-            let removed = parts.clone().io.run(move || parts.fs.unlink(&path)).await;
-            if let Err(error) = removed.and_then(|removed| removed) {
-                // No record names it: the next open removes it.
-                tracing::warn!(file = %on.id, %error, "a dropped file stays until the next open");
+            let mut paths = vec![on.path.clone()];
+            if snapshot > 0 {
+                paths.push(parts.snapshot_path(&on, snapshot));
             }
+            parts.unlink(paths).await;
             Ok(())
         });
         carried.await
+    }
+
+    /// Removes local files that no record names.
+    pub(crate) async fn unlink(self: &Arc<Self>, paths: Vec<std::path::PathBuf>) {
+        let parts = Arc::clone(self);
+        let unlink = move || {
+            for path in paths {
+                if let Err(error) = parts.fs.unlink(&path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    // The next open removes it.
+                    tracing::warn!(path = %path.display(), %error, "stays until the next open");
+                }
+            }
+        };
+        if let Err(error) = self.io.run(unlink).await {
+            tracing::warn!(%error, "local files stay until the next open");
+        }
     }
 
     /// Cuts a file, or lets it grow.

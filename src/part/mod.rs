@@ -157,7 +157,7 @@ impl Parts {
         io: Io,
         runtime: &Arc<Runtime>,
         random: Random,
-        epochs: Vec<record::EpochRecord>,
+        epochs: Vec<(crate::journal::Location, record::EpochRecord)>,
     ) -> Arc<Self> {
         Arc::new(Self {
             dir: config.queue.dir.clone(),

@@ -11,14 +11,14 @@
 //!    then what it reads as is what is on the disk.
 //! 4. It asks nothing of S3.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::journal::fs::{Fs, OpenMode};
-use crate::journal::{Append, Recovered, RecoveredOwner};
+use crate::journal::{Append, Location, Recovered, RecoveredOwner};
 
 use super::Parts;
 use super::file::{Intent, Made, PartFile};
@@ -37,7 +37,7 @@ const COPY: usize = 1024 * 1024;
 pub(crate) struct Found<'a> {
     files: Vec<&'a RecoveredOwner>,
     headers: BTreeMap<u64, Vec<(u64, HeaderRecord)>>,
-    pub epochs: Vec<EpochRecord>,
+    pub epochs: Vec<(Location, EpochRecord)>,
 }
 
 impl<'a> Found<'a> {
@@ -60,7 +60,7 @@ impl<'a> Found<'a> {
                 }
                 kind::EPOCH => {
                     let epoch = decode(&owner.head).ok_or_else(|| unreadable(owner))?;
-                    found.epochs.push(epoch);
+                    found.epochs.push((owner.location, epoch));
                 }
                 _ => {}
             }
@@ -102,6 +102,12 @@ impl Parts {
             named.extend(snapshot.file_name().map(ToOwned::to_owned));
             self.insert(&file);
         }
+        let mut used = BTreeSet::new();
+        for file in self.all_files() {
+            let entries = file.header.used_from(0);
+            used.extend(entries.filter_map(|(_, entry)| Some(entry.address()?.epoch)));
+        }
+        self.end_records(&self.epochs.forget_unused(&used));
         // Of files that were dropped.
         for (_, records) in headers {
             let locations: Vec<u64> = records.iter().map(|(location, _)| *location).collect();
@@ -157,7 +163,9 @@ impl Parts {
                 intents: snapshot.intents.into_iter().collect(),
                 cut: snapshot.cut,
             };
-            file.log.lock().snapshot = note.number;
+            let mut log = file.log.lock();
+            log.snapshot = note.number;
+            log.last_snapshot = note.number;
         }
         let length = note(owner, slot::LENGTH)
             .and_then(|(location, head)| Some((location, decode::<LengthNote>(head)?)));

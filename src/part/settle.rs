@@ -95,7 +95,7 @@ impl Parts {
                     let dirty = self.uncapture(&image.file, image.index, image.number);
                     // Cut off by shutdown, it is not S3 that refused it.
                     if dirty && !self.stop.is_cancelled() {
-                        self.flusher.failed(&image.file, image.index, &error);
+                        self.part_failed(&image.file, image.index, &error);
                     }
                 }
             }

@@ -228,10 +228,11 @@ impl Parts {
     pub(crate) async fn snapshot(self: &Arc<Self>, file: &Arc<PartFile>) -> Result<()> {
         let (bytes, upto, number, records, changes) = {
             let log = &mut *file.log.lock();
-            log.snapshot += 1;
+            log.last_snapshot += 1;
             let upto = log.records.last().copied().unwrap_or(0);
             let bytes = file.image(log, self.epochs.table());
-            (bytes, upto, log.snapshot, log.records.clone(), log.changes)
+            let number = log.last_snapshot;
+            (bytes, upto, number, log.records.clone(), log.changes)
         };
         // It says nothing that the journal does not.
         if upto > 0 {
@@ -244,23 +245,37 @@ impl Parts {
             .await
             .and_then(|written| written)
             .map_err(|error| Error::directory(&path, &error))?;
-        if file.is_dropped() {
+        let note = {
+            // Under the log: the end of the file comes before it, or behind.
+            let log = file.log.lock();
+            let head = encode(&SnapshotNote { number, upto });
+            let note = Append::note(kind::NOTE, file.incarnation, slot::SNAPSHOT, head);
+            match log.ended {
+                true => None,
+                false => Some(self.journal.append(note)?),
+            }
+        };
+        let Some(noted) = note else {
+            self.unlink(vec![path]).await;
             return Ok(());
-        }
-        let head = encode(&SnapshotNote { number, upto });
-        let note = Append::note(kind::NOTE, file.incarnation, slot::SNAPSHOT, head);
-        let noted = self.journal.append(note)?;
+        };
         self.journal.wait_durable(noted).await?;
-        {
+        let old = {
             let log = &mut *file.log.lock();
             log.records.retain(|location| *location > upto);
             log.changes = log.changes.saturating_sub(changes);
-        }
+            std::mem::replace(&mut log.snapshot, number)
+        };
         self.end_records(&records);
-        let (fs, old) = (Arc::clone(&self.fs), self.snapshot_path(file, number - 1));
-        let removed = self.io.run(move || fs.unlink(&old)).await;
-        // There may be none; what stays is removed at the next open.
-        drop(removed);
+        let mut over = Vec::new();
+        if old > 0 {
+            over.push(self.snapshot_path(file, old));
+        }
+        if file.is_dropped() {
+            // Whoever dropped it knew of the old one only.
+            over.push(path);
+        }
+        self.unlink(over).await;
         Ok(())
     }
 

@@ -41,6 +41,9 @@ impl Parts {
         };
         {
             let log = &mut *file.log.lock();
+            if log.ended {
+                return Err(file.deleted(0));
+            }
             let mut changes = Vec::new();
             for (index, location) in covered {
                 let open = log.intents.get_mut(&index);
@@ -63,7 +66,7 @@ impl Parts {
     pub(crate) fn log_length(&self, file: &PartFile) -> Result<u64> {
         let log = &mut *file.log.lock();
         let len = file.len();
-        if log.len_logged == len {
+        if log.len_logged == len || log.ended {
             return Ok(log.last);
         }
         let head = encode(&LengthNote { len });
@@ -111,9 +114,14 @@ impl Parts {
             return;
         }
         tracing::error!(%cause, "the part store has failed: nothing more is written");
-        let note = Append::note(kind::NOTE, file.incarnation, slot::FAILED, vec![1]);
-        if let Err(error) = self.journal.append(note.vital()) {
-            tracing::error!(%error, "and the journal cannot say so");
+        {
+            let log = file.log.lock();
+            let note = Append::note(kind::NOTE, file.incarnation, slot::FAILED, vec![1]);
+            if !log.ended
+                && let Err(error) = self.journal.append(note.vital())
+            {
+                tracing::error!(%error, "and the journal cannot say so");
+            }
         }
         let error = Error::StoreFailed(cause);
         self.cache.shut(&error);
@@ -124,7 +132,11 @@ impl Parts {
     /// The same for all files.
     pub(crate) async fn sync_all(self: &Arc<Self>) -> Result<()> {
         for file in self.all_files() {
-            self.sync(&file).await?;
+            match self.sync(&file).await {
+                // It went meanwhile.
+                Err(Error::Deleted { .. }) => (),
+                synced => synced?,
+            }
         }
         Ok(())
     }
