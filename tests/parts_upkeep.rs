@@ -81,6 +81,13 @@ async fn another_snapshot(rig: &StoreRig, store: &PartStore, file: &File) {
     panic!("no snapshot");
 }
 
+/// A snapshot's number among those of its file.
+fn number(path: &Path) -> u64 {
+    let name = path.to_string_lossy();
+    let digits = name.rsplit('-').next().expect("has a number");
+    u64::from_str_radix(digits, 16).expect("is a number")
+}
+
 fn headers(rig: &StoreRig) -> Vec<PathBuf> {
     rig.fs.names(Path::new("/q/headers"))
 }
@@ -95,15 +102,17 @@ fn a_header_has_one_snapshot_and_a_dropped_file_none() {
         another_snapshot(&rig, &store, &file).await;
         assert_eq!(headers(&rig).len(), 1);
         // One that fails counts for nothing; the one before it goes when there is another.
-        rig.fs.fail(fs::Fault {
+        let before = number(&headers(&rig)[0]);
+        let fault = fs::Fault {
             call: Some(fs::Call::Rename),
             after: 0,
             errno: EIO,
             forever: false,
-        });
-        another_snapshot(&rig, &store, &file).await;
+        };
+        rig.fs.fail_under(Path::new("/q/headers"), fault);
         another_snapshot(&rig, &store, &file).await;
         assert_eq!(headers(&rig).len(), 1, "{:?}", headers(&rig));
+        assert_eq!(number(&headers(&rig)[0]), before + 2);
         let locker = store.locker("drops", Role::Foreground).expect("a locker");
         store.drop_file(FILE, &locker).await.expect("drops");
         assert_eq!(headers(&rig), Vec::<PathBuf>::new());
@@ -141,18 +150,16 @@ fn writes_do_not_shorten_the_back_off_of_a_part_that_s3_refuses() {
         let store = rig.open().await;
         let file = store.create(FILE, PARTS_OF).await.expect("creates");
         let refused = RemoteError::permanent("PutObject", 403, "AccessDenied");
+        let late = Duration::from_millis(20);
         rig.remote
-            .always(Some(Call::Put), None, Fault::Error(refused));
+            .always(Some(Call::Put), None, Fault::ErrorAfter(late, refused));
         let began = Instant::now();
         let mut writes = 0_u64;
         // Some of them come between a capture and its end.
         while began.elapsed() < Duration::from_secs(60) {
             fill(&file, 0, (writes % 251) as u8).await;
             writes += 1;
-            match writes % 16 {
-                0 => tokio::time::sleep(Duration::from_millis(7)).await,
-                _ => tokio::task::yield_now().await,
-            }
+            tokio::time::sleep(Duration::from_millis(7)).await;
         }
         let tried = rig.remote.count(Call::Put, "");
         // At 0, 2, 6, 14, 30 and, at the earliest, 62 s; two at a time.

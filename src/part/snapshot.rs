@@ -240,11 +240,12 @@ impl Parts {
         }
         let path = self.snapshot_path(file, number);
         let (fs, to) = (Arc::clone(&self.fs), path.clone());
-        self.io
-            .run(move || write_durably(&*fs, &to, &bytes))
-            .await
-            .and_then(|written| written)
-            .map_err(|error| Error::directory(&path, &error))?;
+        let write = move || write_durably(&*fs, &to, &bytes);
+        if let Err(error) = self.io.run(write).await.and_then(|written| written) {
+            let left = vec![path.with_extension("new"), path.clone()];
+            self.unlink(left).await;
+            return Err(Error::directory(&path, &error));
+        }
         let note = {
             // Under the log: the end of the file comes before it, or behind.
             let log = file.log.lock();

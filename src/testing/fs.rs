@@ -140,6 +140,14 @@ impl NameOp {
     }
 }
 
+/// A fault, and how many calls that it is for there have been.
+#[derive(Debug)]
+struct Armed {
+    fault: Fault,
+    under: Option<PathBuf>,
+    seen: u64,
+}
+
 #[derive(Debug, Default)]
 struct Disk {
     nodes: HashMap<u64, Node>,
@@ -151,7 +159,7 @@ struct Disk {
     locks: BTreeSet<u64>,
     /// Handles of an earlier generation belong to a process that is dead.
     generation: u64,
-    faults: Vec<(Fault, u64)>,
+    faults: Vec<Armed>,
     counts: BTreeMap<Call, u64>,
     total: u64,
     capacity: Option<u64>,
@@ -188,7 +196,7 @@ fn not_found(path: &Path) -> io::Error {
 
 impl Disk {
     /// Counts a call; the fault that it meets, if any.
-    fn enter(&mut self, call: Call, what: impl FnOnce() -> String) -> io::Result<()> {
+    fn enter(&mut self, call: Call, what: impl Fn() -> String) -> io::Result<()> {
         self.total += 1;
         self.clock += 1;
         *self.counts.entry(call).or_default() += 1;
@@ -196,8 +204,11 @@ impl Disk {
             log.push(format!("{call:?} {}", what()));
         }
         let mut hit = None;
-        for (fault, seen) in &mut self.faults {
-            if fault.call.is_some_and(|only| only != call) {
+        for armed in &mut self.faults {
+            let Armed { fault, under, seen } = armed;
+            let elsewhere = |under: &PathBuf| !Path::new(&what()).starts_with(under);
+            if fault.call.is_some_and(|only| only != call) || under.as_ref().is_some_and(elsewhere)
+            {
                 continue;
             }
             *seen += 1;
@@ -432,7 +443,20 @@ impl SimFs {
 
     /// Adds a fault.
     pub fn fail(&self, fault: Fault) {
-        guard(&self.disk).faults.push((fault, 0));
+        guard(&self.disk).faults.push(Armed {
+            fault,
+            under: None,
+            seen: 0,
+        });
+    }
+
+    /// Adds a fault that only calls on paths under `dir` meet.
+    pub fn fail_under(&self, dir: &Path, fault: Fault) {
+        guard(&self.disk).faults.push(Armed {
+            fault,
+            under: Some(dir.to_owned()),
+            seen: 0,
+        });
     }
 
     /// Takes all faults away.

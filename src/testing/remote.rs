@@ -44,6 +44,8 @@ pub enum Call {
 pub enum Fault {
     /// It is refused with this error, and has no effect.
     Error(RemoteError),
+    /// The same, after this long.
+    ErrorAfter(Duration, RemoteError),
     /// It never gets an answer and has no effect.
     Hang,
     /// It takes effect, and its answer is lost with this error.
@@ -64,6 +66,7 @@ impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error(_) => "Error",
+            Self::ErrorAfter(..) => "ErrorAfter",
             Self::Hang => "Hang",
             Self::LostReply(_) => "LostReply",
             Self::HangAfter => "HangAfter",
@@ -312,6 +315,10 @@ impl SimRemote {
         match fault {
             None => (),
             Some(Fault::Error(error)) => return Err(error),
+            Some(Fault::ErrorAfter(delay, error)) => {
+                tokio::time::sleep(delay).await;
+                return Err(error);
+            }
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Fault::Gate(gate)) => gate.notified().await,
