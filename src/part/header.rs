@@ -4,8 +4,9 @@
 //! says of the part's image. Does not own: what the state word means (`state.rs`), or what of the
 //! table survives (`record.rs`, `snapshot.rs`).
 //!
-//! 1. Entries are in pages of 1,024, and a page is made when one of its parts is first used:
-//!    growing a file by a tebibyte costs nothing.
+//! 1. Entries are in pages of 1,024, and a page is made when one of its parts is first used; so is
+//!    the run of the directory that it is in: a part at the end of the largest file that can be
+//!    takes 150 KB, and growing a file by a tebibyte nothing.
 //! 2. An address is changed only under the part's latch, and only while a capture of it is in
 //!    flight or nobody else has it; whoever reads one under the latch reads it whole.
 
@@ -21,6 +22,9 @@ use super::state::{AtomicWord, Word};
 pub(crate) const PAGE: u32 = 1024;
 /// Levels of the directory: each has twice the pages of the one before.
 const LEVELS: usize = 23;
+/// Pages of a run: levels that are larger are in runs, each made when it is first used.
+const RUN: usize = 1 << RUN_BITS;
+const RUN_BITS: usize = 10;
 
 /// Where the image of a part is in S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,11 +84,18 @@ impl Entry {
 }
 
 type Page = OnceLock<Box<[Entry]>>;
+type Run = OnceLock<Box<[Page]>>;
 
 /// The entries of one file.
 #[derive(Debug)]
 pub(crate) struct Header {
-    levels: [OnceLock<Box<[Page]>>; LEVELS],
+    /// Of one run each, as long as the level.
+    near: [Run; RUN_BITS],
+    far: [OnceLock<Box<[Run]>>; LEVELS - RUN_BITS],
+}
+
+fn empty<T>(len: usize) -> Box<[OnceLock<T>]> {
+    (0..len).map(|_| OnceLock::new()).collect()
 }
 
 /// Level and place of a page.
@@ -94,10 +105,16 @@ const fn locate(page: u32) -> (usize, usize) {
     (level as usize, (page + 1 - (1 << level)) as usize)
 }
 
+/// The first page of a level.
+const fn first_of(level: usize) -> u32 {
+    (1 << level) - 1
+}
+
 impl Header {
     pub(crate) fn new() -> Self {
         Self {
-            levels: [const { OnceLock::new() }; LEVELS],
+            near: [const { OnceLock::new() }; RUN_BITS],
+            far: [const { OnceLock::new() }; LEVELS - RUN_BITS],
         }
     }
 
@@ -105,10 +122,18 @@ impl Header {
     #[inline]
     pub(crate) fn entry(&self, index: u32) -> &Entry {
         let (level, at) = locate(index / PAGE);
-        let level = self.levels[level]
-            .get_or_init(|| (0..1_usize << level).map(|_| OnceLock::new()).collect());
-        let page = level[at].get_or_init(|| (0..PAGE).map(|_| Entry::new()).collect());
+        let page = match self.near.get(level) {
+            Some(run) => &run.get_or_init(|| empty(1 << level))[at],
+            None => self.far_page(level, at),
+        };
+        let page = page.get_or_init(|| (0..PAGE).map(|_| Entry::new()).collect());
         &page[(index % PAGE) as usize]
+    }
+
+    fn far_page(&self, level: usize, at: usize) -> &Page {
+        let runs = &self.far[level - RUN_BITS];
+        let runs = runs.get_or_init(|| empty(1 << (level - RUN_BITS)));
+        &runs[at / RUN].get_or_init(|| empty(RUN))[at % RUN]
     }
 
     /// The entry of a part; `None` where the part was never used.
@@ -119,20 +144,51 @@ impl Header {
 
     fn page(&self, page: u32) -> Option<&[Entry]> {
         let (level, at) = locate(page);
-        let page = self.levels.get(level)?.get()?.get(at)?.get()?;
-        Some(page)
+        let page = match self.near.get(level) {
+            Some(run) => run.get()?.get(at)?,
+            None => {
+                let runs = self.far.get(level - RUN_BITS)?.get()?;
+                runs.get(at / RUN)?.get()?.get(at % RUN)?
+            }
+        };
+        Some(page.get()?)
     }
 
     /// Pages that were used, with the index of their first part.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (u32, &[Entry])> {
-        self.levels.iter().enumerate().flat_map(|(level, pages)| {
-            let first = (1_u32 << level) - 1;
-            let pages = pages.get().into_iter().flat_map(|pages| pages.iter());
+        let near = (0..)
+            .zip(&self.near)
+            .map(|(level, run)| (first_of(level), run));
+        let far = (0..).zip(&self.far).flat_map(|(level, runs)| {
+            let runs = runs.get().into_iter().flat_map(|runs| runs.iter());
+            let firsts = (first_of(level + RUN_BITS)..).step_by(RUN);
+            firsts.zip(runs)
+        });
+        near.chain(far).flat_map(|(first, run)| {
+            let pages = run.get().into_iter().flat_map(|run| run.iter());
             (first..).zip(pages).filter_map(|(number, page)| {
                 let entries = page.get()?;
                 Some((number * PAGE, &**entries))
             })
         })
+    }
+
+    /// Bytes that the directory and the pages take.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        let runs = self.far.iter().filter_map(OnceLock::get);
+        let runs: usize = runs.map(|runs| size_of_val(&**runs)).sum();
+        let far = self.far.iter().filter_map(OnceLock::get);
+        let pages = self.near.iter().chain(far.flat_map(|runs| runs.iter()));
+        let pages: usize = pages
+            .filter_map(OnceLock::get)
+            .map(|pages| size_of_val(&**pages))
+            .sum();
+        runs + pages
+            + self
+                .pages()
+                .map(|(_, page)| size_of_val(page))
+                .sum::<usize>()
     }
 
     /// Parts from `from` on that were used.
@@ -158,7 +214,10 @@ mod tests {
             1024,
             3071,
             3072,
+            1023 * 1024 - 1,
+            1023 * 1024,
             1 << 20,
+            2047 * 1024,
             u32::MAX - 1,
             u32::MAX,
         ];
@@ -185,9 +244,20 @@ mod tests {
         assert_eq!(used, some);
         assert_eq!(
             header.pages().count(),
-            6,
+            9,
             "pages are made where they are used"
         );
+    }
+
+    #[test]
+    fn a_part_far_out_takes_little() {
+        let header = Header::new();
+        header.entry(u32::MAX - 1);
+        assert!(header.bytes() < 160_000, "{}", header.bytes());
+        header.entry(0);
+        let first = Header::new();
+        first.entry(0);
+        assert!(first.bytes() < 25_000, "{}", first.bytes());
     }
 
     #[test]
