@@ -190,28 +190,37 @@ impl LockerState {
         }
     }
 
-    /// All that it holds.
-    pub(crate) fn held(&self) -> Vec<Held> {
-        let mut held = Vec::new();
-        for slot in &self.slots {
+    /// What its slots have.
+    fn in_slots(&self) -> impl Iterator<Item = Held> {
+        self.slots.iter().filter_map(|slot| {
             let part = slot.part.load(Ordering::Acquire);
+            if part == 0 || part == CLAIMED {
+                return None;
+            }
             let (want, since_ms) = unpack(slot.meta.load(Ordering::Acquire));
             // Left and taken again in between, it is looked at the next time.
-            if part != 0 && part != CLAIMED && slot.part.load(Ordering::Acquire) == part {
-                held.push(Held {
-                    key: PartKey::from_bits(part),
-                    want,
-                    since_ms,
-                });
-            }
-        }
+            (slot.part.load(Ordering::Acquire) == part).then_some(Held {
+                key: PartKey::from_bits(part),
+                want,
+                since_ms,
+            })
+        })
+    }
+
+    /// All that it holds.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        let mut held: Vec<Held> = self.in_slots().collect();
         held.extend(self.more.lock().1.iter().map(|(_, held)| *held));
         held
     }
 
     /// Whether it holds a part, and how.
     pub(crate) fn holds(&self, key: PartKey) -> Option<Held> {
-        self.held().into_iter().find(|held| held.key == key)
+        let is_it = |held: &Held| held.key == key;
+        self.in_slots().find(is_it).or_else(|| {
+            let more = self.more.lock();
+            more.1.iter().map(|(_, held)| *held).find(is_it)
+        })
     }
 
     pub(crate) fn describe(&self, want: Want, held_for: Duration) -> Holder {

@@ -236,8 +236,8 @@ impl WaitTable {
         shard: &mut BTreeMap<PartKey, Line>,
         key: PartKey,
         word: &AtomicWord,
-    ) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    ) -> Wakers {
+        let mut wakers = Wakers::default();
         let line = shard.entry(key).or_default();
         let (mut blocked, mut closing) = (false, false);
         line.retain(|next| {
@@ -290,7 +290,7 @@ impl WaitTable {
                 .iter()
                 .filter_map(|(key, line)| Some((*key, Arc::clone(&line.front()?.words))))
                 .collect();
-            let mut wakers = Vec::new();
+            let mut wakers = Wakers::default();
             for (key, words) in lines {
                 let (refused, told) = self.drop_from(&mut shard, key, &which, &why);
                 wakers.extend(told);
@@ -309,8 +309,8 @@ impl WaitTable {
         key: PartKey,
         which: impl Fn(&Waiter) -> bool,
         why: impl Fn(&Waiter) -> Error,
-    ) -> (usize, Vec<Waker>) {
-        let mut wakers = Vec::new();
+    ) -> (usize, Wakers) {
+        let mut wakers = Wakers::default();
         let Some(line) = shard.get_mut(&key) else {
             return (0, wakers);
         };
@@ -346,7 +346,7 @@ impl WaitTable {
                 unlocked = Some(word.set(|word| word.unlock(waiter.want)));
                 self.hand_on(&mut shard, waiter.key, word)
             }
-            Told::Refused(_) | Told::Over => Vec::new(),
+            Told::Refused(_) | Told::Over => Wakers::default(),
         };
         drop(shard);
         wake(wakers);
@@ -400,7 +400,34 @@ impl Waiter {
     }
 }
 
-fn wake(wakers: Vec<Waker>) {
+/// Who is to be woken when the shard's lock has been released. Mostly one, who takes no memory.
+#[derive(Default)]
+struct Wakers {
+    one: Option<Waker>,
+    more: Vec<Waker>,
+}
+
+impl Extend<Waker> for Wakers {
+    fn extend<T: IntoIterator<Item = Waker>>(&mut self, wakers: T) {
+        for waker in wakers {
+            match &self.one {
+                None => self.one = Some(waker),
+                Some(_) => self.more.push(waker),
+            }
+        }
+    }
+}
+
+impl IntoIterator for Wakers {
+    type Item = Waker;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Waker>, std::vec::IntoIter<Waker>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.one.into_iter().chain(self.more)
+    }
+}
+
+fn wake(wakers: Wakers) {
     for waker in wakers {
         waker.wake();
     }

@@ -29,7 +29,11 @@ fn uncontended(criterion: &mut Criterion) {
     file.set_len(u64::from(PARTS) * 4096).wait().expect("grows");
     let locker = store.locker("bench", Role::Foreground).expect("a locker");
     let mut group = criterion.benchmark_group("uncontended");
-    for (name, mode) in [("exclusive", Mode::Exclusive), ("shared", Mode::Shared), ("pin", Mode::Pin)] {
+    for (name, mode) in [
+        ("exclusive", Mode::Exclusive),
+        ("shared", Mode::Shared),
+        ("pin", Mode::Pin),
+    ] {
         let mut index = 0;
         group.bench_function(format!("part lock, {name}"), |bench| {
             bench.iter(|| {
@@ -68,7 +72,10 @@ fn uncontended(criterion: &mut Criterion) {
     group.bench_function("lockable", |bench| {
         bench.iter(|| {
             index = (index + 1) % PARTS;
-            drop(map.blocking_lock(index, lockable::SyncLimit::no_limit()).expect("locks"));
+            drop(
+                map.blocking_lock(index, lockable::SyncLimit::no_limit())
+                    .expect("locks"),
+            );
         });
     });
     group.finish();
@@ -83,30 +90,44 @@ fn hold() {
     }
 }
 
-/// Runs `turn` in 8 tasks, `turns` in all; the longest that one of them took.
-async fn crowd<F, Fut>(turns: u64, turn: F) -> Duration
+/// The longest that somebody waited.
+#[derive(Clone, Default)]
+struct Longest(Arc<AtomicU64>);
+
+impl Longest {
+    fn is(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_max(took, Ordering::Relaxed);
+    }
+}
+
+/// One of 8 tasks that take turns: locks, holds for a microsecond and lets go, as often as `$turns`
+/// says, with what it needs at hand.
+macro_rules! take_turns {
+    ($turns:expr, $longest:expr, $lock:expr) => {
+        async move {
+            for _ in 0..$turns {
+                let began = Instant::now();
+                let guard = $lock;
+                $longest.is(began.elapsed());
+                hold();
+                drop(guard);
+            }
+        }
+    };
+}
+
+/// Runs 8 tasks; how long it took.
+async fn crowd<F>(task: impl Fn(u64) -> F) -> Duration
 where
-    F: Fn(u64) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = ()> + Send,
+    F: Future<Output = ()> + Send + 'static,
 {
-    let longest = Arc::new(AtomicU64::new(0));
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|task| {
-            let (turn, longest) = (turn.clone(), Arc::clone(&longest));
-            tokio::spawn(async move {
-                for _ in 0..turns / TASKS {
-                    let began = Instant::now();
-                    turn(task).await;
-                    let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    longest.fetch_max(took, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..TASKS).map(|n| tokio::spawn(task(n))).collect();
     for task in tasks {
         task.await.expect("ends");
     }
-    Duration::from_nanos(longest.load(Ordering::Relaxed))
+    began.elapsed()
 }
 
 fn contended(criterion: &mut Criterion) {
@@ -121,113 +142,98 @@ fn contended(criterion: &mut Criterion) {
     let file = store.create(FileId(1), options).wait().expect("creates");
     file.set_len(4096).wait().expect("grows");
     let lockers: Vec<_> = (0..TASKS)
-        .map(|n| store.locker(&n.to_string(), Role::Foreground).expect("a locker"))
+        .map(|n| {
+            store
+                .locker(&n.to_string(), Role::Foreground)
+                .expect("a locker")
+        })
         .collect();
     let mut group = criterion.benchmark_group("contended, 8 tasks, 1 us held");
     group.sample_size(20);
-    let longest = |name: &str, longest: Duration| println!("{name}: longest wait {longest:?}");
+    let print = |name: &str, longest: Longest| {
+        let longest = Duration::from_nanos(longest.0.load(Ordering::Relaxed));
+        println!("{name}: longest wait {longest:?}");
+    };
 
-    let mut worst = Duration::ZERO;
+    let all = Longest::default();
     group.bench_function("part lock", |bench| {
         bench.iter_custom(|turns| {
-            let (file, lockers) = (file.clone(), lockers.clone());
-            let began = Instant::now();
-            let max = runtime.block_on(crowd(turns.max(TASKS), move |task| {
+            runtime.block_on(crowd(|task| {
                 let (file, locker) = (file.clone(), lockers[task as usize].clone());
-                async move {
-                    let _guard = file.lock(0, Mode::Exclusive, &locker).await.expect("locks");
-                    hold();
-                }
-            }));
-            worst = worst.max(max);
-            began.elapsed()
+                let longest = all.clone();
+                let lock = Mode::Exclusive;
+                take_turns!(turns.div_ceil(TASKS), longest, {
+                    file.lock(0, lock, &locker).await.expect("locks")
+                })
+            }))
         });
     });
-    longest("part lock", worst);
+    print("part lock", all);
 
-    let lock = Arc::new(tokio::sync::Mutex::new(()));
-    let mut worst = Duration::ZERO;
+    let mutex = Arc::new(tokio::sync::Mutex::new(()));
+    let all = Longest::default();
     group.bench_function("tokio Mutex", |bench| {
         bench.iter_custom(|turns| {
-            let lock = Arc::clone(&lock);
-            let began = Instant::now();
-            let max = runtime.block_on(crowd(turns.max(TASKS), move |_| {
-                let lock = Arc::clone(&lock);
-                async move {
-                    let _guard = lock.lock().await;
-                    hold();
-                }
-            }));
-            worst = worst.max(max);
-            began.elapsed()
+            runtime.block_on(crowd(|_| {
+                let (mutex, longest) = (Arc::clone(&mutex), all.clone());
+                take_turns!(turns.div_ceil(TASKS), longest, mutex.lock().await)
+            }))
         });
     });
-    longest("tokio Mutex", worst);
+    print("tokio Mutex", all);
 
     let map: Arc<DashMap<u32, Arc<tokio::sync::Mutex<()>>>> = Arc::default();
-    let mut worst = Duration::ZERO;
+    let all = Longest::default();
     group.bench_function("DashMap of Arc of tokio Mutex", |bench| {
         bench.iter_custom(|turns| {
-            let map = Arc::clone(&map);
-            let began = Instant::now();
-            let max = runtime.block_on(crowd(turns.max(TASKS), move |_| {
-                let lock = Arc::clone(&map.entry(0).or_default());
-                async move {
-                    let _guard = lock.lock().await;
-                    hold();
-                }
-            }));
-            worst = worst.max(max);
-            began.elapsed()
+            runtime.block_on(crowd(|_| {
+                let (map, longest) = (Arc::clone(&map), all.clone());
+                take_turns!(turns.div_ceil(TASKS), longest, {
+                    let mutex = Arc::clone(&map.entry(0).or_default());
+                    mutex.lock_owned().await
+                })
+            }))
         });
     });
-    longest("DashMap of Arc of tokio Mutex", worst);
+    print("DashMap of Arc of tokio Mutex", all);
 
     let map: Arc<LockableHashMap<u32, ()>> = Arc::new(LockableHashMap::new());
-    let mut worst = Duration::ZERO;
+    let all = Longest::default();
     group.bench_function("lockable", |bench| {
         bench.iter_custom(|turns| {
-            let map = Arc::clone(&map);
-            let began = Instant::now();
-            let max = runtime.block_on(crowd(turns.max(TASKS), move |_| {
-                let map = Arc::clone(&map);
-                async move {
+            runtime.block_on(crowd(|_| {
+                let (map, longest) = (Arc::clone(&map), all.clone());
+                take_turns!(turns.div_ceil(TASKS), longest, {
                     let limit = lockable::AsyncLimit::no_limit();
-                    let _guard = map.async_lock(0, limit).await.expect("locks");
-                    hold();
-                }
-            }));
-            worst = worst.max(max);
-            began.elapsed()
+                    map.async_lock(0, limit).await.expect("locks")
+                })
+            }))
         });
     });
-    longest("lockable", worst);
+    print("lockable", all);
 
     let lock = Arc::new(parking_lot::Mutex::new(()));
-    let mut worst = Duration::ZERO;
+    let all = Longest::default();
     group.bench_function("parking_lot Mutex (8 threads)", |bench| {
         bench.iter_custom(|turns| {
-            let longest = AtomicU64::new(0);
             let began = Instant::now();
             std::thread::scope(|scope| {
                 for _ in 0..TASKS {
                     scope.spawn(|| {
-                        for _ in 0..turns.max(TASKS) / TASKS {
+                        for _ in 0..turns.div_ceil(TASKS) {
                             let began = Instant::now();
-                            let _guard = lock.lock();
+                            let guard = lock.lock();
+                            all.is(began.elapsed());
                             hold();
-                            let took = began.elapsed().as_nanos();
-                            let took = u64::try_from(took).unwrap_or(u64::MAX);
-                            longest.fetch_max(took, Ordering::Relaxed);
+                            drop(guard);
                         }
                     });
                 }
             });
-            worst = worst.max(Duration::from_nanos(longest.load(Ordering::Relaxed)));
             began.elapsed()
         });
     });
-    longest("parking_lot Mutex (8 threads)", worst);
+    print("parking_lot Mutex (8 threads)", all);
     group.finish();
     store.shutdown().wait().expect("shuts down");
 }

@@ -55,7 +55,9 @@ fn main() {
     config.cache_bytes = 256 << 20;
     config.dirty_bytes = 128 << 20;
     let store = open(config.clone());
-    let options = FileOptions { part_bytes: PART as u32 };
+    let options = FileOptions {
+        part_bytes: PART as u32,
+    };
     let file = store.create(FileId(1), options).wait().expect("creates");
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -75,9 +77,15 @@ fn main() {
         began.elapsed(),
         began.elapsed() / u32::try_from(PARTS).expect("fits")
     );
-    let report = store.shutdown().within(std::time::Duration::from_secs(300)).wait();
+    let report = store
+        .shutdown()
+        .within(std::time::Duration::from_secs(300))
+        .wait();
     let report = report.expect("shuts down");
-    println!("shut down in {:?}, dirty parts left: {}", report.took, report.dirty_parts);
+    println!(
+        "shut down in {:?}, dirty parts left: {}",
+        report.took, report.dirty_parts
+    );
     drop((file, store));
     let before = resident();
     let began = Instant::now();

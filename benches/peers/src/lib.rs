@@ -76,5 +76,8 @@ impl Remote for Void {
 
 /// Opens a store in `dir`.
 pub fn open(config: StoreConfig) -> PartStore {
-    PartStore::builder(config, Arc::new(Void)).open().wait().expect("opens")
+    PartStore::builder(config, Arc::new(Void))
+        .open()
+        .wait()
+        .expect("opens")
 }
