@@ -145,7 +145,7 @@ impl Model {
         if want == Want::Sole && thread_rng().gen_bool(0.5) {
             word.make(Word::cut).unwrap();
             let gone = Error::WouldWait("the part is cut off");
-            self.locks.refuse(&*self.words, key, &gone);
+            self.locks.refuse(key, &gone);
         }
         self.locks.unlock(word, key, want, who, place);
     }
@@ -197,7 +197,7 @@ impl Model {
         let detector = thread::spawn(move || {
             let mut found = 0;
             while !stopped.load(Ordering::SeqCst) {
-                found += u32::from(model.locks.detect(&[]));
+                found += u32::from(model.locks.detect());
                 thread::yield_now();
             }
             found

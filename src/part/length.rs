@@ -50,7 +50,7 @@ impl Drop for Cutting {
             let key = self.file.key(index);
             if self.done {
                 let gone = self.file.deleted(index);
-                self.parts.locks.refuse(&*self.file, key, &gone);
+                self.parts.locks.refuse(key, &gone);
             }
             self.parts.locks.release(word, key, Want::Sole);
         }

@@ -10,6 +10,7 @@
 //! 3. A lock that was granted to who has gone is handed on.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
 use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
 use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
-use super::wait::{Asked, Idle, WaitTable, Waiter, Waiting, Words};
+use super::wait::{Asked, Idle, Request, WaitTable, Waiter, Waiting, Words};
 
 /// The most holders that an error names.
 const MAX_NAMED: usize = 8;
@@ -48,6 +49,9 @@ pub(crate) struct Locks {
     /// Where who waits for room is told of a part that was let go of.
     pub(crate) idle: Arc<Idle>,
 }
+
+/// A place in a line that borrows all it needs.
+pub(crate) type InLine<'a> = Waiting<&'a WaitTable, &'a AtomicWord>;
 
 /// A lock was not granted at once: what is in the way is asked for where it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +114,10 @@ impl Locks {
         self.gate.fetch_max(gate, Ordering::AcqRel);
         self.closing.change(|()| ());
         self.table.refuse_all(
-            |waiter| self.admits(waiter.locker.as_deref(), false).is_err(),
+            |waiter| {
+                let locker = waiter.locker.and_then(|id| self.lockers.get(id));
+                self.admits(locker.as_deref(), false).is_err()
+            },
             |_| Error::ShuttingDown { phase },
         );
     }
@@ -190,27 +197,28 @@ impl Locks {
 
     /// Enters the line for a part, without a timer: [`expire`](Self::expire) ends the wait. `None`
     /// where there is more in the way than others: [`lock`](Self::lock) says what.
-    pub(crate) fn enter(
-        &self,
-        words: &Arc<dyn Words>,
-        key: PartKey,
-        mode: Mode,
-        locker: &Arc<LockerState>,
-        within: Duration,
-    ) -> Option<Waiting> {
+    pub(crate) fn enter<'a, W: Words + 'static>(
+        &'a self,
+        request: Request<'a>,
+        words: &Arc<W>,
+        waker: &Waker,
+    ) -> Option<InLine<'a>> {
+        let Request {
+            word, key, want, ..
+        } = request;
+        let locker = &**request.locker?;
         if self.admits(Some(locker), false).is_err() || locker.holds(key).is_some() {
             return None;
         }
-        let want = Want::Mode(mode);
-        match self
-            .table
-            .ask_within(words, key, want, Some(locker), Some(within))
-        {
-            Asked::Waits(waiting) if self.admits(Some(locker), false).is_ok() => Some(waiting),
-            // Dropped, it leaves the line.
-            Asked::Waits(_) => None,
+        let line = || Arc::clone(words) as Arc<dyn Words>;
+        match self.table.enter(request, line, Some(waker.clone())) {
+            Asked::Waits(waiter) => {
+                let line = Waiting::new(&*self.table, word, waiter);
+                // Dropped, it leaves the line.
+                self.admits(Some(locker), false).is_ok().then_some(line)
+            }
             Asked::Granted => {
-                self.release(words.word(key.index()), key, want);
+                self.release(word, key, want);
                 None
             }
             Asked::Full | Asked::TooManyWaiters => None,
@@ -234,7 +242,7 @@ impl Locks {
                 _ => Error::WouldWait("a part lock"),
             };
             let error = Error::TimedOut {
-                waited: waiter.since.elapsed(),
+                waited: self.table.waited(&waiter),
                 waiting_for: Box::new(waiting_for),
             };
             self.table.refuse_one(&waiter, &error);
@@ -284,8 +292,8 @@ impl Locks {
     }
 
     /// Everyone in a part's line is told that it is no more.
-    pub(crate) fn refuse(&self, words: &dyn Words, key: PartKey, error: &Error) {
-        self.table.refuse(words, key, |_| true, |_| error.clone());
+    pub(crate) fn refuse(&self, key: PartKey, error: &Error) {
+        self.table.refuse(key, |_| true, |_| error.clone());
     }
 
     /// Whether anybody waits for a part.
@@ -358,7 +366,7 @@ impl Locks {
             };
             let holders = self.lockers.holders(first);
             for (at, waiter) in line.iter().enumerate() {
-                let Some(from) = waiter.locker.as_ref().map(|locker| locker.id) else {
+                let Some(from) = waiter.locker else {
                     continue;
                 };
                 let held = holders
@@ -366,28 +374,21 @@ impl Locks {
                     .filter(|(_, held)| held.want.conflicts_with(waiter.want))
                     .map(|(locker, _)| locker.id);
                 // Nobody overtakes: who came first is waited for as well.
-                let ahead = line[..at]
-                    .iter()
-                    .filter_map(|other| other.locker.as_ref().map(|locker| locker.id));
+                let ahead = line[..at].iter().filter_map(|other| other.locker);
                 edges.extend(held.chain(ahead).map(|to| Edge { from, to }));
             }
         }
         edges
     }
 
-    /// Finds a cycle among those who wait for parts and, by `more`, for anything else, and gives
-    /// one of its lockers an error; whether there was one.
-    pub(crate) fn detect(&self, more: &[Edge]) -> bool {
+    /// Finds a cycle among those who wait for parts, and gives one of its lockers an error; whether
+    /// there was one.
+    pub(crate) fn detect(&self) -> bool {
         // The lockers of a cycle, and how they wait for parts.
         let look = || {
             let lines = self.table.lines();
-            let mut edges = self.edges(&lines);
-            edges.extend_from_slice(more);
-            let found = detector::cycle(&edges)?;
-            let is_in = |waiter: &Arc<Waiter>| {
-                let locker = waiter.locker.as_ref();
-                locker.is_some_and(|locker| found.contains(&locker.id))
-            };
+            let found = detector::cycle(&self.edges(&lines))?;
+            let is_in = |waiter: &Arc<Waiter>| waiter.locker.is_some_and(|id| found.contains(&id));
             let waits: Vec<_> = lines.into_iter().flatten().filter(is_in).collect();
             Some((found, waits))
         };
@@ -413,8 +414,7 @@ impl Locks {
             let error = Error::WouldDeadlock {
                 cycle: cycle.clone(),
             };
-            let is_its =
-                |waiter: &&Arc<Waiter>| waiter.locker.as_ref().is_some_and(|l| l.id == victim);
+            let is_its = |waiter: &&Arc<Waiter>| waiter.locker == Some(victim);
             if let Some(waiter) = waits.iter().find(is_its) {
                 // Else it has left of its own, and nobody else need give way.
                 let gave_way = self.table.refuse_one(waiter, &error);
@@ -433,7 +433,7 @@ impl Locks {
     pub(crate) fn is_waiting(&self, locker: u64) -> bool {
         let lines = self.table.lines();
         let mut all = lines.iter().flatten();
-        all.any(|waiter| waiter.locker.as_ref().is_some_and(|l| l.id == locker))
+        all.any(|waiter| waiter.locker == Some(locker))
     }
 
     /// Who waits for what, and since when: for the stall report.
@@ -444,16 +444,16 @@ impl Locks {
             .flatten()
             .take(most)
             .map(|waiter| {
-                let name = waiter
-                    .locker
+                let locker = waiter.locker.and_then(|id| self.lockers.get(id));
+                let name = locker
                     .as_ref()
-                    .map_or("a read or write", |locker| locker.name.as_str());
+                    .map_or("a read or write", |l| l.name.as_str());
                 let holders: Vec<String> = self
                     .holders(waiter.key, waiter.want)
                     .iter()
                     .map(ToString::to_string)
                     .collect();
-                let since = waiter.since.elapsed();
+                let since = self.table.waited(&waiter);
                 (
                     waiter.key,
                     format!("{name:?} for {since:?}, held by {holders:?}"),

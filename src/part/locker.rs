@@ -106,6 +106,8 @@ pub(crate) struct LockerState {
     made_by: String,
     slots: [Slot; SLOTS],
     more: Mutex<(u64, Vec<(u64, Held)>)>,
+    /// How many those are.
+    many: AtomicU64,
     all: Weak<Lockers>,
 }
 
@@ -167,6 +169,7 @@ impl LockerState {
         *next += 1;
         let number = *next + SLOTS as u64;
         more.push((number, held));
+        self.many.store(more.len() as u64, Ordering::Release);
         Place(number)
     }
 
@@ -187,6 +190,7 @@ impl LockerState {
         let (_, more) = &mut *self.more.lock();
         if let Some(at) = more.iter().position(|(other, _)| *other == place.0) {
             more.swap_remove(at);
+            self.many.store(more.len() as u64, Ordering::Release);
         }
     }
 
@@ -218,6 +222,9 @@ impl LockerState {
     pub(crate) fn holds(&self, key: PartKey) -> Option<Held> {
         let is_it = |held: &Held| held.key == key;
         self.in_slots().find(is_it).or_else(|| {
+            if self.many.load(Ordering::Acquire) == 0 {
+                return None;
+            }
             let more = self.more.lock();
             more.1.iter().map(|(_, held)| *held).find(is_it)
         })
@@ -274,10 +281,17 @@ impl Lockers {
             made_by: who(),
             slots: Default::default(),
             more: Mutex::new((0, Vec::new())),
+            many: AtomicU64::new(0),
             all: Arc::downgrade(self),
         });
         live.insert(id, Arc::downgrade(&locker));
         Ok(locker)
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<LockerState>> {
+        // Upgraded under the lock and dropped after it: dropping the last takes it.
+        let live = self.live.lock();
+        live.get(&id).and_then(Weak::upgrade)
     }
 
     pub(crate) fn live(&self) -> Vec<Arc<LockerState>> {

@@ -235,7 +235,7 @@ impl Parts {
             }
             if self.locks.waiting() > 1 {
                 // Room is waited for with parts held: who waits for it is in a cycle too.
-                while self.locks.detect(&[]) {}
+                while self.locks.detect() {}
             }
         }
     }

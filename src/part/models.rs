@@ -319,7 +319,7 @@ fn who_is_refused_has_not_got_it_and_who_is_behind_has() {
             thread::spawn(move || {
                 let which = |waiter: &super::wait::Waiter| waiter.want == EXCL;
                 let why = |_: &_| Error::WouldWait("the part is cut");
-                part.table.refuse(&*part.words, KEY, which, why)
+                part.table.refuse(KEY, which, why)
             })
         };
         part.unlock(EXCL);
@@ -833,7 +833,7 @@ fn who_is_in_a_deadlock_that_another_left_is_not_refused() {
         let leaves = pair.wait(0, &pair.young);
         let detector = {
             let pair = Arc::clone(&pair);
-            thread::spawn(move || pair.locks.detect(&[]))
+            thread::spawn(move || pair.locks.detect())
         };
         drop(leaves);
         pair.unlock(1, &pair.young, place);
@@ -852,7 +852,7 @@ fn who_waits_in_turns_is_in_no_deadlock() {
         let pair = Pair::new();
         let detector = {
             let pair = Arc::clone(&pair);
-            thread::spawn(move || pair.locks.detect(&[]))
+            thread::spawn(move || pair.locks.detect())
         };
         let (old, young) = (&pair.old, &pair.young);
         let mut held = pair.lock(first, young);

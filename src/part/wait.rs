@@ -13,9 +13,12 @@
 //! 3. Who leaves, in whatever way, takes its place with it, and hands on what it had been given
 //!    and not taken.
 //! 4. Wakers are called after the shard's lock is released.
+//! 5. Between two who want the same part there is nothing but this: the cost of a turn is an
+//!    allocation, two sections of a shard, and a wake-up; no timer, and no look at the clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -33,22 +36,33 @@ use super::locker::LockerState;
 use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want, Word};
 
 const PIN: Want = Want::Mode(Mode::Pin);
+const SHARED: Want = Want::Mode(Mode::Shared);
 
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
     fn word(&self, index: u32) -> &AtomicWord;
 }
 
+/// Of one part.
+impl Words for AtomicWord {
+    fn word(&self, _: u32) -> &AtomicWord {
+        self
+    }
+}
+
 /// One who waits.
 pub(crate) struct Waiter {
     pub key: PartKey,
     pub want: Want,
-    pub locker: Option<Arc<LockerState>>,
-    pub since: Instant,
+    /// The number of the locker that waits.
+    pub locker: Option<u64>,
     /// How long it may wait, where it has no timer of its own.
     pub within: Option<Duration>,
-    words: Arc<dyn Words>,
-    told: Mutex<Told>,
+    /// When it was first seen waiting, in milliseconds of the table's clock; 0 before that.
+    seen_ms: AtomicU64,
+    /// What it was told: changed under the shard's lock, but for the last of them.
+    told: AtomicU32,
+    hears: Mutex<Hears>,
 }
 
 impl std::fmt::Debug for Waiter {
@@ -60,25 +74,77 @@ impl std::fmt::Debug for Waiter {
     }
 }
 
-#[derive(Debug)]
-enum Told {
-    Nothing(Option<Waker>),
-    /// The word is locked for it.
-    Granted,
-    Refused(Error),
-    /// It has heard.
-    Over,
+const NOTHING: u32 = 0;
+/// The word is locked for it.
+const GRANTED: u32 = 1;
+const REFUSED: u32 = 2;
+/// It has heard.
+const OVER: u32 = 3;
+
+/// Who is to be woken, and why it is refused.
+struct Hears {
+    waker: Option<Waker>,
+    error: Option<Error>,
 }
 
-type Line = VecDeque<Arc<Waiter>>;
+/// Those who wait for one part.
+struct Line {
+    words: Arc<dyn Words>,
+    waiters: VecDeque<Arc<Waiter>>,
+    /// How many of them want a pin, or all of it: those who are not simply behind the one before
+    /// them.
+    odd: usize,
+}
+
+impl Line {
+    fn new(words: Arc<dyn Words>) -> Self {
+        Self {
+            words,
+            waiters: VecDeque::new(),
+            odd: 0,
+        }
+    }
+
+    fn push_back(&mut self, waiter: Arc<Waiter>) {
+        self.odd += usize::from(waiter.is_odd());
+        self.waiters.push_back(waiter);
+    }
+
+    fn insert(&mut self, at: usize, waiter: Arc<Waiter>) {
+        self.odd += usize::from(waiter.is_odd());
+        self.waiters.insert(at, waiter);
+    }
+
+    /// Takes out those that `keeps` does not keep; how many.
+    fn retain(&mut self, keeps: impl FnMut(&Arc<Waiter>) -> bool) -> usize {
+        let before = self.waiters.len();
+        self.waiters.retain(keeps);
+        self.odd = self.waiters.iter().filter(|waiter| waiter.is_odd()).count();
+        before - self.waiters.len()
+    }
+}
+
+type Shard = BTreeMap<PartKey, Line>;
+
+/// In a cache line of its own: who changes it takes nothing else from who reads.
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// The table.
-#[derive(Debug)]
 pub(crate) struct WaitTable {
-    shards: Box<[Mutex<BTreeMap<PartKey, Line>>]>,
-    waiting: AtomicU64,
+    shards: Box<[Mutex<Shard>]>,
+    waiting: Apart<AtomicU64>,
     most: u64,
+    started: Instant,
     pub idle: Arc<Idle>,
+}
+
+impl std::fmt::Debug for WaitTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitTable")
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who waits for some part, whichever, to be let go of.
@@ -109,30 +175,43 @@ impl Idle {
 
 /// What came of asking.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum Asked<W = Waiting> {
     Granted,
-    Waits(Waiting),
+    Waits(W),
     Full,
     TooManyWaiters,
+}
+
+/// What is asked for, and by whom.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub word: &'a AtomicWord,
+    pub key: PartKey,
+    pub want: Want,
+    pub locker: Option<&'a Arc<LockerState>>,
+    /// How long it may wait, where whoever calls [`WaitTable::expired`] is to end the wait.
+    pub within: Option<Duration>,
 }
 
 impl WaitTable {
     /// `most` waiters at one time.
     pub(crate) fn new(shards: usize, most: u64) -> Arc<Self> {
         Arc::new(Self {
-            shards: (0..shards.max(1))
+            // A power of two: a mask, where a division would cost as much as the rest of it.
+            shards: (0..shards.next_power_of_two())
                 .map(|_| Mutex::new(BTreeMap::new()))
                 .collect(),
-            waiting: AtomicU64::new(0),
+            waiting: Apart(AtomicU64::new(0)),
             most,
+            started: Instant::now(),
             idle: Arc::default(),
         })
     }
 
-    fn shard(&self, key: PartKey) -> &Mutex<BTreeMap<PartKey, Line>> {
+    fn shard(&self, key: PartKey) -> &Mutex<Shard> {
         let mixed = key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let at = usize::try_from(mixed).unwrap_or(0) % self.shards.len();
-        &self.shards[at]
+        let at = usize::try_from(mixed).unwrap_or(0);
+        &self.shards[at & (self.shards.len() - 1)]
     }
 
     /// Locks the part now, or takes a place in its line.
@@ -143,43 +222,60 @@ impl WaitTable {
         want: Want,
         locker: Option<&Arc<LockerState>>,
     ) -> Asked {
-        self.ask_within(words, key, want, locker, None)
+        let request = Request {
+            word: words.word(key.index()),
+            key,
+            want,
+            locker,
+            within: None,
+        };
+        match self.enter(request, || Arc::clone(words), None) {
+            Asked::Granted => Asked::Granted,
+            Asked::Waits(waiter) => {
+                let (table, words) = (Arc::clone(self), Arc::clone(words));
+                Asked::Waits(Waiting::new(table, words, waiter))
+            }
+            Asked::Full => Asked::Full,
+            Asked::TooManyWaiters => Asked::TooManyWaiters,
+        }
     }
 
-    /// The same, for as long as whoever calls [`expired`](Self::expired) lets it wait.
-    pub(crate) fn ask_within(
-        self: &Arc<Self>,
-        words: &Arc<dyn Words>,
-        key: PartKey,
-        want: Want,
-        locker: Option<&Arc<LockerState>>,
-        within: Option<Duration>,
-    ) -> Asked {
-        let word = words.word(key.index());
+    /// The same, with the waker of who polls first; its place is given up by
+    /// [`leave`](Self::leave), which [`Waiting`] sees to.
+    pub(crate) fn enter(
+        &self,
+        request: Request<'_>,
+        words: impl FnOnce() -> Arc<dyn Words>,
+        waker: Option<Waker>,
+    ) -> Asked<Arc<Waiter>> {
+        let Request {
+            word, key, want, ..
+        } = request;
         let mut shard = self.shard(key).lock();
         let first = !shard.contains_key(&key);
         let closes = want == Want::Sole;
         // Locked, or the bits that make who releases it look for us: in one move.
-        let asked = word.change(|word| match word.lock(want, first) {
+        let asked = |word: Word| match word.lock(want, first) {
             Ok(locked) => Ok(locked),
             // A step waits for one of all the pins to go; a locker is told.
-            Err(Blocked::Full) if locker.is_none() => Ok(word.with_waiters(true)),
+            Err(Blocked::Full) if request.locker.is_none() => Ok(word.with_waiters(true)),
             Err(Blocked::Full) => Err(()),
             Err(Blocked::Conflict) => {
                 Ok(word.with_waiters(true).close(word.is_closing() || closes))
             }
-        });
-        match asked {
-            Err(()) => return Asked::Full,
-            Ok((old, _)) if old.lock(want, first).is_ok() => return Asked::Granted,
-            Ok(_) => {}
+        };
+        // Where the bits are there already, who releases it comes to this shard in any case.
+        let now = word.get();
+        if asked(now) != Ok(now) {
+            match word.change(asked) {
+                Err(()) => return Asked::Full,
+                Ok((old, _)) if old.lock(want, first).is_ok() => return Asked::Granted,
+                Ok(_) => {}
+            }
         }
-        // Checked and counted in one move: other shards count as well.
-        let counted = |waiting| (waiting < self.most).then_some(waiting + 1);
-        let counted = self
-            .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
-        if counted.is_err() {
+        // Counted first: other shards count as well, and none goes over.
+        if self.waiting.0.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.waiting.0.fetch_sub(1, Ordering::Relaxed);
             let told = self.hand_on(&mut shard, key, word);
             drop(shard);
             wake(told);
@@ -188,24 +284,22 @@ impl WaitTable {
         let waiter = Arc::new(Waiter {
             key,
             want,
-            locker: locker.cloned(),
-            since: Instant::now(),
-            within,
-            words: Arc::clone(words),
-            told: Mutex::new(Told::Nothing(None)),
+            locker: request.locker.map(|locker| locker.id),
+            within: request.within,
+            seen_ms: AtomicU64::new(0),
+            told: AtomicU32::new(NOTHING),
+            hears: Mutex::new(Hears { waker, error: None }),
         });
-        let line = shard.entry(key).or_default();
+        let line = shard.entry(key).or_insert_with(|| Line::new(words()));
         if closes {
             // What is to be cut off is not handed to anyone before, but who cuts it as well.
-            let cuts = line.iter().take_while(|other| other.want == Want::Sole);
-            line.insert(cuts.count(), Arc::clone(&waiter));
+            let cuts = line.waiters.iter();
+            let cuts = cuts.take_while(|other| other.want == Want::Sole).count();
+            line.insert(cuts, Arc::clone(&waiter));
         } else {
             line.push_back(Arc::clone(&waiter));
         }
-        Asked::Waits(Waiting {
-            table: Arc::clone(self),
-            waiter,
-        })
+        Asked::Waits(waiter)
     }
 
     /// A holder goes.
@@ -231,48 +325,63 @@ impl WaitTable {
 
     /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody
     /// in a pin's, but who wants all of it: who came later than the pin would not wait for it.
-    fn hand_on(
-        &self,
-        shard: &mut BTreeMap<PartKey, Line>,
-        key: PartKey,
-        word: &AtomicWord,
-    ) -> Wakers {
+    fn hand_on(&self, shard: &mut Shard, key: PartKey, word: &AtomicWord) -> Wakers {
         let mut wakers = Wakers::default();
-        let line = shard.entry(key).or_default();
-        let (mut blocked, mut closing) = (false, false);
-        line.retain(|next| {
-            let pin = next.want == PIN;
-            let may = if pin { !closing } else { !blocked };
-            if may && word.change(|word| word.lock(next.want, true)).is_ok() {
-                wakers.extend(next.tell(Told::Granted));
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                return false;
+        let Some(line) = shard.get_mut(&key) else {
+            word.set(|word| word.with_waiters(false).close(false));
+            return wakers;
+        };
+        let grant = |next: &Waiter| word.change(|word| word.lock(next.want, true)).is_ok();
+        let mut granted = 0;
+        if line.odd == 0 {
+            while line.waiters.front().is_some_and(|next| grant(next))
+                && let Some(next) = line.waiters.pop_front()
+            {
+                wakers.extend(next.tell(GRANTED, None));
+                granted += 1;
+                if next.want != SHARED {
+                    break;
+                }
             }
-            blocked |= !pin;
-            closing |= next.want == Want::Sole;
-            true
-        });
-        let waiting = !line.is_empty();
+        } else {
+            let (mut blocked, mut closing) = (false, false);
+            granted = line.retain(|next| {
+                let pin = next.want == PIN;
+                let may = if pin { !closing } else { !blocked };
+                if may && grant(next) {
+                    wakers.extend(next.tell(GRANTED, None));
+                    return false;
+                }
+                blocked |= !pin;
+                closing |= next.want == Want::Sole;
+                true
+            });
+        }
+        let closing = line.odd > 0 && line.waiters.iter().any(|next| next.want == Want::Sole);
+        let waiting = !line.waiters.is_empty();
         if !waiting {
             shard.remove(&key);
         }
-        word.set(|word| word.with_waiters(waiting).close(closing));
+        let now = word.get();
+        // Changed under this shard's lock only.
+        if now.has_waiters() != waiting || now.is_closing() != closing {
+            word.set(|word| word.with_waiters(waiting).close(closing));
+        }
+        if granted > 0 {
+            self.waiting.0.fetch_sub(granted as u64, Ordering::Relaxed);
+        }
         wakers
     }
 
     /// Refuses those in one part's line that `which` picks.
     pub(crate) fn refuse(
         &self,
-        words: &dyn Words,
         key: PartKey,
         which: impl Fn(&Waiter) -> bool,
         why: impl Fn(&Waiter) -> Error,
     ) -> usize {
         let mut shard = self.shard(key).lock();
-        let (refused, mut wakers) = self.drop_from(&mut shard, key, which, why);
-        if refused > 0 {
-            wakers.extend(self.hand_on(&mut shard, key, words.word(key.index())));
-        }
+        let (refused, wakers) = self.refuse_in(&mut shard, key, which, why);
         drop(shard);
         wake(wakers);
         refused
@@ -286,26 +395,19 @@ impl WaitTable {
     ) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let lines: Vec<_> = shard
-                .iter()
-                .filter_map(|(key, line)| Some((*key, Arc::clone(&line.front()?.words))))
-                .collect();
+            let keys: Vec<PartKey> = shard.keys().copied().collect();
             let mut wakers = Wakers::default();
-            for (key, words) in lines {
-                let (refused, told) = self.drop_from(&mut shard, key, &which, &why);
-                wakers.extend(told);
-                if refused > 0 {
-                    wakers.extend(self.hand_on(&mut shard, key, words.word(key.index())));
-                }
+            for key in keys {
+                wakers.extend(self.refuse_in(&mut shard, key, &which, &why).1);
             }
             drop(shard);
             wake(wakers);
         }
     }
 
-    fn drop_from(
+    fn refuse_in(
         &self,
-        shard: &mut BTreeMap<PartKey, Line>,
+        shard: &mut Shard,
         key: PartKey,
         which: impl Fn(&Waiter) -> bool,
         why: impl Fn(&Waiter) -> Error,
@@ -314,39 +416,41 @@ impl WaitTable {
         let Some(line) = shard.get_mut(&key) else {
             return (0, wakers);
         };
-        let before = line.len();
-        line.retain(|waiter| {
+        let refused = line.retain(|waiter| {
             let refuse = which(waiter);
             if refuse {
-                wakers.extend(waiter.tell(Told::Refused(why(waiter))));
+                wakers.extend(waiter.tell(REFUSED, Some(why(waiter))));
             }
             !refuse
         });
-        let refused = before - line.len();
-        self.waiting.fetch_sub(refused as u64, Ordering::Relaxed);
+        if refused > 0 {
+            self.waiting.0.fetch_sub(refused as u64, Ordering::Relaxed);
+            let words = Arc::clone(&line.words);
+            wakers.extend(self.hand_on(shard, key, words.word(key.index())));
+        }
         (refused, wakers)
     }
 
     /// Who leaves of its own.
-    fn leave(&self, waiter: &Arc<Waiter>) {
-        let word = waiter.words.word(waiter.key.index());
+    fn leave(&self, word: &AtomicWord, waiter: &Arc<Waiter>) {
         let mut shard = self.shard(waiter.key).lock();
         // Asked under the shard's lock: nobody hands anything on meanwhile.
-        let told = std::mem::replace(&mut *waiter.told.lock(), Told::Over);
+        let told = waiter.told.load(Ordering::Acquire);
+        waiter.told.store(OVER, Ordering::Release);
         let mut unlocked = None;
         let wakers = match told {
-            Told::Nothing(_) => {
+            NOTHING => {
                 if let Some(line) = shard.get_mut(&waiter.key) {
                     line.retain(|other| !Arc::ptr_eq(other, waiter));
-                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.waiting.0.fetch_sub(1, Ordering::Relaxed);
                 }
                 self.hand_on(&mut shard, waiter.key, word)
             }
-            Told::Granted => {
+            GRANTED => {
                 unlocked = Some(word.set(|word| word.unlock(waiter.want)));
                 self.hand_on(&mut shard, waiter.key, word)
             }
-            Told::Refused(_) | Told::Over => Wakers::default(),
+            _ => Wakers::default(),
         };
         drop(shard);
         wake(wakers);
@@ -360,30 +464,53 @@ impl WaitTable {
         let mut lines = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            lines.extend(shard.values().map(|line| line.iter().cloned().collect()));
+            lines.extend(
+                shard
+                    .values()
+                    .map(|line| line.waiters.iter().cloned().collect()),
+            );
         }
         lines
     }
 
-    /// Those that have waited for as long as they may.
+    /// Those that have waited for as long as they may. A wait begins when this first finds it:
+    /// whoever takes a place does not look at the clock.
     pub(crate) fn expired(&self) -> Vec<Arc<Waiter>> {
-        let now = Instant::now();
-        let over = |waiter: &Arc<Waiter>| {
-            let within = waiter.within;
-            within.is_some_and(|within| now.duration_since(waiter.since) >= within)
+        let now = self.now_ms();
+        let over = |waiter: &Arc<Waiter>| match waiter.seen_ms.load(Ordering::Relaxed) {
+            0 => {
+                waiter.seen_ms.store(now, Ordering::Relaxed);
+                false
+            }
+            seen => {
+                let waited = Duration::from_millis(now.saturating_sub(seen));
+                waiter.within.is_some_and(|within| waited >= within)
+            }
         };
         self.lines().into_iter().flatten().filter(over).collect()
     }
 
+    /// Milliseconds since this was made, and one.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).map_or(u64::MAX, |ms| ms + 1)
+    }
+
+    /// For how long somebody has been seen waiting.
+    pub(crate) fn waited(&self, waiter: &Waiter) -> Duration {
+        match waiter.seen_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            seen => Duration::from_millis(self.now_ms().saturating_sub(seen)),
+        }
+    }
+
     /// How many wait.
     pub(crate) fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.0.load(Ordering::Relaxed)
     }
 
     /// Gives one waiter an error instead of the lock; whether it was still waiting.
     pub(crate) fn refuse_one(&self, waiter: &Arc<Waiter>, error: &Error) -> bool {
         self.refuse(
-            &*waiter.words,
             waiter.key,
             |other| std::ptr::eq(other, &**waiter),
             |_| error.clone(),
@@ -392,11 +519,16 @@ impl WaitTable {
 }
 
 impl Waiter {
-    fn tell(&self, news: Told) -> Option<Waker> {
-        match std::mem::replace(&mut *self.told.lock(), news) {
-            Told::Nothing(waker) => waker,
-            Told::Granted | Told::Refused(_) | Told::Over => None,
-        }
+    fn is_odd(&self) -> bool {
+        matches!(self.want, PIN | Want::Sole)
+    }
+
+    /// Under the shard's lock, to who is in line.
+    fn tell(&self, news: u32, error: Option<Error>) -> Option<Waker> {
+        let hears = &mut *self.hears.lock();
+        hears.error = error;
+        self.told.store(news, Ordering::Release);
+        hears.waker.take()
     }
 }
 
@@ -435,41 +567,69 @@ fn wake(wakers: Wakers) {
 
 /// A place in a line; done when the part is locked for who holds it.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    table: Arc<WaitTable>,
+pub(crate) struct Waiting<T = Arc<WaitTable>, W = Arc<dyn Words>>
+where
+    T: Deref<Target = WaitTable>,
+    W: Deref<Target: Words>,
+{
+    table: T,
+    pub words: W,
     waiter: Arc<Waiter>,
+    /// It has heard.
+    over: bool,
 }
 
-impl Future for Waiting {
-    type Output = Result<(), Error>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut told = self.waiter.told.lock();
-        match &mut *told {
-            Told::Nothing(waker) => {
-                match waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => *waker = Some(context.waker().clone()),
-                }
-                Poll::Pending
-            }
-            Told::Granted => {
-                *told = Told::Over;
-                Poll::Ready(Ok(()))
-            }
-            Told::Refused(_) | Told::Over => match std::mem::replace(&mut *told, Told::Over) {
-                Told::Refused(error) => Poll::Ready(Err(error)),
-                _ => Poll::Pending,
-            },
+impl<T: Deref<Target = WaitTable>, W: Deref<Target: Words>> Waiting<T, W> {
+    pub(crate) fn new(table: T, words: W, waiter: Arc<Waiter>) -> Self {
+        Self {
+            table,
+            words,
+            waiter,
+            over: false,
         }
     }
 }
 
-impl Drop for Waiting {
+impl<T, W> Future for Waiting<T, W>
+where
+    T: Deref<Target = WaitTable> + Unpin,
+    W: Deref<Target: Words> + Unpin,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let waiter = &*this.waiter;
+        if waiter.told.load(Ordering::Acquire) == NOTHING {
+            let hears = &mut *waiter.hears.lock();
+            // Told meanwhile, it has taken the waker of before, or none.
+            if waiter.told.load(Ordering::Acquire) == NOTHING {
+                match &mut hears.waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+        }
+        // From here on nobody else changes it.
+        let answer = match waiter.told.load(Ordering::Acquire) {
+            GRANTED => Ok(()),
+            _ => match waiter.hears.lock().error.take() {
+                Some(error) => Err(error),
+                None => return Poll::Pending,
+            },
+        };
+        waiter.told.store(OVER, Ordering::Release);
+        this.over = true;
+        Poll::Ready(answer)
+    }
+}
+
+impl<T: Deref<Target = WaitTable>, W: Deref<Target: Words>> Drop for Waiting<T, W> {
     fn drop(&mut self) {
-        let over = matches!(&*self.waiter.told.lock(), Told::Over);
-        if !over {
-            self.table.leave(&self.waiter);
+        if !self.over {
+            let word = self.words.word(self.waiter.key.index());
+            self.table.leave(word, &self.waiter);
         }
     }
 }

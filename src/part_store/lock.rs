@@ -6,13 +6,14 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::op::{Operation, Waiting};
-use crate::part::state::{Mode, Status, Word};
-use crate::part::wait::Waiting as InLine;
+use crate::part::lock::InLine;
+use crate::part::state::{AtomicWord, Mode, Status, Want, Word};
+use crate::part::wait::Request;
 
 use super::Locker;
 use super::file::File;
@@ -79,27 +80,31 @@ impl<'a> Lock<'a> {
     }
 
     /// A place in the line of a part that is here, if others are all that is in the way.
-    fn enter(&self) -> Option<InLine> {
+    fn enter(&self, waker: &Waker) -> Option<InLine<'a>> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
         let within = self.deadline.unwrap_or(parts.config.queue.op_deadline);
-        let here = file.check(self.index).is_ok()
-            && u64::from(self.index) < file.cutting_from()
-            && is_here(file.header.entry(self.index).word.get());
+        // Entries of parts that do not exist are not made.
+        file.check(self.index).ok()?;
+        let word = &file.header.entry(self.index).word;
+        let here = u64::from(self.index) < file.cutting_from() && is_here(word.get());
         if !here || within < LONG || within < parts.config.deadlock_timeout * 4 {
             return None;
         }
-        let words: Arc<dyn crate::part::wait::Words> = Arc::clone(file) as _;
-        let (key, locker) = (file.key(self.index), &self.locker.state);
-        parts.locks.enter(&words, key, self.mode, locker, within)
+        let request = Request {
+            word,
+            key: file.key(self.index),
+            want: Want::Mode(self.mode),
+            locker: Some(&self.locker.state),
+            within: Some(within),
+        };
+        parts.locks.enter(request, file, waker)
     }
 
     /// The lock that was waited for, if the part is still what it was.
-    fn granted(&self) -> Option<Guard<'a>> {
+    fn granted(&self, word: &'a AtomicWord) -> Option<Guard<'a>> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
-        let word = &file.header.entry(self.index).word;
-        let place = parts
-            .locks
-            .granted(file.key(self.index), self.mode, &self.locker.state);
+        let key = file.key(self.index);
+        let place = parts.locks.granted(key, self.mode, &self.locker.state);
         let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
         let here = is_here(word.get())
             && u64::from(self.index) < file.cutting_from()
@@ -162,21 +167,28 @@ impl<'a> IntoFuture for Lock<'a> {
     type IntoFuture = LockFuture<'a>;
 
     fn into_future(self) -> LockFuture<'a> {
-        LockFuture(State::Start(self))
+        LockFuture {
+            lock: self,
+            state: State::Start,
+        }
     }
 }
 
 /// The future of a [`Lock`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct LockFuture<'a>(State<'a>);
+pub struct LockFuture<'a> {
+    lock: Lock<'a>,
+    state: State<'a>,
+}
 
 #[derive(Debug)]
 enum State<'a> {
-    Start(Lock<'a>),
+    Start,
     /// In line, without a timer of its own.
-    InLine(Lock<'a>, InLine),
-    Waits(Waiting<'a, Guard<'a>>),
+    InLine(InLine<'a>),
+    /// Boxed: it is many times the size of the others, which are moved about.
+    Waits(Box<Waiting<'a, Guard<'a>>>),
 }
 
 /// Deadlines from this on are kept by the store's detector, which looks every `deadlock_timeout`: a
@@ -188,30 +200,29 @@ impl<'a> Future for LockFuture<'a> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let lock = &this.lock;
         loop {
-            match &mut this.0 {
-                State::Start(lock) => {
+            match &mut this.state {
+                State::Start => {
                     if let Some(guard) = lock.at_once() {
                         return Poll::Ready(Ok(guard));
                     }
-                    this.0 = match lock.enter() {
-                        Some(line) => State::InLine(lock.clone(), line),
-                        None => State::Waits(lock.slow().into_future()),
-                    };
+                    if let Some(line) = lock.enter(context.waker()) {
+                        this.state = State::InLine(line);
+                        return Poll::Pending;
+                    }
                 }
-                State::InLine(lock, line) => {
-                    let granted = std::task::ready!(Pin::new(line).poll(context));
-                    if let Err(error) = granted {
+                State::InLine(line) => {
+                    if let Err(error) = std::task::ready!(Pin::new(&mut *line).poll(context)) {
                         return Poll::Ready(Err(error));
                     }
-                    let lock = lock.clone();
-                    if let Some(guard) = lock.granted() {
+                    if let Some(guard) = lock.granted(line.words) {
                         return Poll::Ready(Ok(guard));
                     }
-                    this.0 = State::Waits(lock.slow().into_future());
                 }
                 State::Waits(waits) => return Pin::new(waits).poll(context),
             }
+            this.state = State::Waits(Box::new(lock.slow().into_future()));
         }
     }
 }
