@@ -1,5 +1,5 @@
 //! What must be on the disk before what relies on it, and what is not taken for it: a crash comes
-//! in between (scenarios E4, E14, E30, E34).
+//! in between (scenarios E4, E34).
 
 mod support;
 
