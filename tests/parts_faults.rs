@@ -332,7 +332,7 @@ fn an_image_that_settles_during_a_cut_does_not_come_back_at_the_next_open() {
         gate.reached().await;
         let cutter = file.clone();
         let cut = spawn(async move { cutter.set_len(0).await });
-        until("the cut is on record", || file.len() == 0).await;
+        until("the cut is on record", || file.is_empty()).await;
         put.notify_one();
         until("the image is settled", || store.snapshot().image_bytes == 0).await;
         gate.open();
