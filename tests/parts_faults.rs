@@ -3,154 +3,24 @@
 
 #![allow(
     clippy::disallowed_methods,
-    clippy::mem_forget,
     reason = "real threads, and a disk that holds one of them up"
 )]
 
 mod support;
 
-use std::io;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use s3_writeback::io::Io;
-use s3_writeback::journal::fs::{Fs, FsFile, FsLock, OpenMode, Stat};
-use s3_writeback::testing::fs::{Call as FsCall, EIO, Fault as FsFault, SimFs};
+use s3_writeback::testing::fs::{Call as FsCall, EIO, Fault as FsFault};
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{Error, FileId, Mode, PartStore, Role, RunOn};
-use support::{PART, PARTS_OF, StoreRig, fill, paused, read, spawn, uploaded};
+use s3_writeback::{Error, FileId, Mode, Role};
+use support::gate::{Gate, Held};
+use support::{PART, PARTS_OF, StoreRig, fill, paused, read, spawn, uploaded, with_a_real_limit};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 const FILE: FileId = FileId(1);
-const NONE: u64 = u64::MAX;
-
-#[derive(Debug)]
-struct Gate {
-    write: AtomicU64,
-    punch: AtomicU64,
-    shut: Mutex<bool>,
-    opened: Condvar,
-    held: AtomicU64,
-}
-
-impl Gate {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            write: AtomicU64::new(NONE),
-            punch: AtomicU64::new(NONE),
-            shut: Mutex::new(true),
-            opened: Condvar::new(),
-            held: AtomicU64::new(0),
-        })
-    }
-    fn open(&self) {
-        *self.shut.lock().unwrap() = false;
-        self.opened.notify_all();
-    }
-    fn pass(&self, which: &AtomicU64, offset: u64) {
-        if which
-            .compare_exchange(offset, NONE, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-        {
-            self.held.fetch_add(1, Ordering::SeqCst);
-            let mut shut = self.shut.lock().unwrap();
-            while *shut {
-                shut = self.opened.wait(shut).unwrap();
-            }
-        }
-    }
-    fn wait_held(&self) {
-        for _ in 0..2000 {
-            if self.held.load(Ordering::SeqCst) > 0 {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the gate was never reached");
-    }
-}
-
-#[derive(Debug, Clone)]
-struct GateFs(SimFs, Arc<Gate>);
-
-#[derive(Debug)]
-struct GateFile(Box<dyn FsFile>, Option<Arc<Gate>>);
-
-impl FsFile for GateFile {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Some(gate) = &self.1 {
-            gate.pass(&gate.write, offset);
-        }
-        self.0.write_all_at(bytes, offset)
-    }
-    fn preallocate(&self, len: u64) -> io::Result<()> {
-        self.0.preallocate(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        if let Some(gate) = &self.1 {
-            gate.pass(&gate.punch, offset);
-        }
-        self.0.punch(offset, len)
-    }
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.reserve(offset, len)
-    }
-    fn data_ranges(&self) -> io::Result<Vec<(u64, u64)>> {
-        self.0.data_ranges()
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-    fn stat(&self) -> io::Result<Stat> {
-        self.0.stat()
-    }
-}
-
-impl Fs for GateFs {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn FsFile>> {
-        let of_parts = path.to_string_lossy().contains("/parts/");
-        let file = self.0.open(path, mode)?;
-        Ok(Box::new(GateFile(
-            file,
-            of_parts.then(|| Arc::clone(&self.1)),
-        )))
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
-        self.0.lock(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<std::ffi::OsString>> {
-        self.0.read_dir(path)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.0.stat(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.link(from, to)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.0.unlink(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.sync_dir(path)
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        self.0.free_space(path)
-    }
-}
 
 async fn poll_once<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready())).await
@@ -357,124 +227,72 @@ fn parts_bigger_than_the_memory_of_images_are_refused_or_uploaded() {
     });
 }
 
-fn threads() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .expect("a runtime")
-}
-
-async fn open_gated(rig: &StoreRig, gate: &Arc<Gate>) -> PartStore {
-    let handle = tokio::runtime::Handle::current();
-    PartStore::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
-        .run_on(RunOn::Handle(handle.clone()))
-        .file_system(
-            Arc::new(GateFs(rig.fs.clone(), Arc::clone(gate))),
-            Io::pool(handle, 8),
-        )
-        .open()
-        .await
-        .expect("opens")
-}
-
-/// The ring, the log and a latch: the evictor, who ends intents, and a first write.
-#[test]
-fn evictor_flusher_and_writer_do_not_lock_in_a_circle() {
-    let rig = StoreRig::with(3, |config| {
-        config.max_dirty_age = Duration::from_millis(50);
-        config.dirty_bytes = 3 * PART as u64;
-    });
-    let gate = Gate::new();
-    let runtime = threads();
-    let store = runtime.block_on(open_gated(&rig, &gate));
-    let file = runtime.block_on(async {
-        let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        for index in 0..4 {
-            fill(&file, index, 7).await;
-        }
-        uploaded(&store).await;
-        file.sync().await.expect("syncs");
-        read(&file, 0, 1).await.expect("reads");
-        file
-    });
-    // Writes part 9 for the first time, and is held up by the disk, latch in hand.
-    gate.write.store(9 * PART as u64, Ordering::SeqCst);
-    let writer = file.clone();
-    let writing = std::thread::spawn(move || writer.write_at(&[1; PART], 9 * PART as u64).wait());
-    gate.wait_held();
-    // The flusher looks for intents to end: log in hand, it waits for the latch.
-    std::thread::sleep(Duration::from_millis(500));
-    // The evictor has the ring, and waits for the log.
-    let readers: Vec<_> = (0..4)
-        .map(|index| {
-            let file = file.clone();
-            std::thread::spawn(move || {
-                let mut one = [0];
-                file.read_at(&mut one, (index * PART) as u64)
-                    .within(Duration::from_secs(5))
-                    .wait()
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(500));
-    gate.open();
-    for _ in 0..600 {
-        if writing.is_finished() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+/// Lets paused time pass, while threads do what they do, until a task ends or `limit` is over.
+async fn ends_within<T>(task: &tokio::task::JoinHandle<T>, limit: Duration) -> bool {
+    let io = Io::pool(Handle::current(), 8);
+    let began = tokio::time::Instant::now();
+    while !task.is_finished() && began.elapsed() < limit {
+        // A thread that is held up keeps time from passing by itself.
+        tokio::time::advance(Duration::from_millis(10)).await;
+        io.run(|| ()).await.expect("runs");
     }
-    let finished = writing.is_finished();
-    if !finished {
-        // Its threads never end: neither would the test.
-        std::mem::forget((runtime, readers));
-        panic!("the write never returns");
-    }
-    drop(readers);
+    task.is_finished()
 }
 
 /// A victim is cut off and written anew before its hole is punched.
 #[test]
 fn a_late_punch_does_not_take_what_was_written_since() {
-    let rig = StoreRig::with(2, |config| {
-        config.max_dirty_age = Duration::from_millis(20);
-        config.dirty_bytes = 2 * PART as u64;
+    with_a_real_limit(|| {
+        paused(async {
+            // One dirty part is not enough for an upload before its time.
+            let rig = StoreRig::with(4, |config| {
+                config.dirty_bytes = 4 * PART as u64;
+                config.checkpoint_cache_bytes = 4 * PART as u64;
+            });
+            let gate = Gate::new();
+            let store = gate.threads(&rig).await;
+            let large = s3_writeback::FileOptions {
+                part_bytes: 4 * PART as u32,
+            };
+            let other = store.create(FileId(2), large).await.expect("creates");
+            other.write_at(&[5; 4 * PART], 0).await.expect("writes");
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..4 {
+                fill(&file, index, 7).await;
+            }
+            uploaded(&store).await;
+            for index in 0..4 {
+                read(&file, index * PART, 1).await.expect("reads");
+            }
+            file.sync().await.expect("syncs");
+            // All parts are victims at once; the first punch hangs, the others are late. Time
+            // stands still meanwhile: what is written is not uploaded before.
+            gate.hold(Held::Punch(0));
+            let wants = other.clone();
+            let wants = spawn(async move { read(&wants, 0, 1).await });
+            gate.reached().await;
+            // It waits for room no more.
+            wants.abort();
+            drop(wants.await);
+            file.set_len(PART as u64).await.expect("cuts");
+            fill(&file, 1, 9).await;
+            gate.open();
+            // Gets its room from the evictor, when that has done with all.
+            assert_eq!(read(&other, 0, 1).await.expect("reads"), [5]);
+            assert_eq!(read(&file, PART, 1).await.expect("reads"), [9]);
+        });
     });
-    let gate = Gate::new();
-    let runtime = threads();
-    let store = runtime.block_on(open_gated(&rig, &gate));
-    let got = runtime.block_on(async {
-        let large = s3_writeback::FileOptions {
-            part_bytes: 2 * PART as u32,
-        };
-        let other = store.create(FileId(2), large).await.expect("creates");
-        other.write_at(&[5; 2 * PART], 0).await.expect("writes");
-        let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        for index in 0..2 {
-            fill(&file, index, 7).await;
+}
+
+/// Waits until it is so, on real time: what holds it up is a lock that nobody can be told of.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
         }
-        uploaded(&store).await;
-        for index in 0..2 {
-            read(&file, index * PART, 1).await.expect("reads");
-        }
-        file.sync().await.expect("syncs");
-        // Both parts are victims at once; the first punch hangs, the second is late.
-        gate.punch.store(0, Ordering::SeqCst);
-        let mut one = [0];
-        let asked = other
-            .read_at(&mut one, 0)
-            .within(Duration::from_secs(1))
-            .await;
-        assert!(asked.is_err(), "waits for room");
-        assert_eq!(gate.held.load(Ordering::SeqCst), 1, "the punch hangs");
-        file.set_len(PART as u64).await.expect("cuts");
-        fill(&file, 1, 9).await;
-        gate.open();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        read(&file, PART, 1).await
-    });
-    assert_eq!(got.expect("reads"), [9]);
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waits).await;
+    waited.expect(what);
 }
 
 /// An image settles between the record of a cut and the cut itself.
@@ -486,43 +304,46 @@ fn an_image_that_settles_during_a_cut_does_not_come_back_at_the_next_open() {
         config.queue.attempt_floor = Duration::from_secs(3600);
     });
     let gate = Gate::new();
-    let runtime = threads();
-    let store = runtime.block_on(open_gated(&rig, &gate));
+    // On several threads: the cut keeps one, waiting for the latch of part 0.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let got = runtime.block_on(async {
+        let store = gate.threads(&rig).await;
+        let in_s3 = || store.snapshot().dirty_bytes == 0;
         let other = store.create(FileId(2), PARTS_OF).await.expect("creates");
         fill(&other, 0, 5).await;
         let file = store.create(FILE, PARTS_OF).await.expect("creates");
         fill(&file, 0, 7).await;
         fill(&file, 1, 7).await;
-        uploaded(&store).await;
+        until("all is in S3", in_s3).await;
         read(&file, 0, 1).await.expect("reads");
         let put = Arc::new(Notify::new());
         rig.remote
             .once(Some(Call::Put), None, Fault::Gate(Arc::clone(&put)));
         fill(&file, 1, 8).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("its image is on its way", || rig.remote.in_flight().0 == 1).await;
         // The punch of part 0 hangs, latch in hand: the cut gets no further.
-        gate.punch.store(0, Ordering::SeqCst);
-        let mut one = [0];
-        let asked = other
-            .read_at(&mut one, 0)
-            .within(Duration::from_millis(500))
-            .await;
-        assert!(asked.is_err(), "waits for room");
-        assert_eq!(gate.held.load(Ordering::SeqCst), 1, "the punch hangs");
+        gate.hold(Held::Punch(0));
+        let wants = other.clone();
+        let wants = spawn(async move { read(&wants, 0, 1).await });
+        gate.reached().await;
         let cutter = file.clone();
         let cut = spawn(async move { cutter.set_len(0).await });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("the cut is on record", || file.is_empty()).await;
         put.notify_one();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("the image is settled", || store.snapshot().image_bytes == 0).await;
         gate.open();
         cut.await.expect("ends").expect("cuts");
+        assert_eq!(wants.await.expect("ends").expect("reads"), [5]);
         file.set_len(2 * PART as u64).await.expect("grows");
         assert_eq!(read(&file, PART, 1).await.expect("reads"), [0]);
         file.sync().await.expect("syncs");
         drop((file, other, store));
         rig.fs.crash(1);
-        let store = open_gated(&rig, &gate).await;
+        let store = gate.threads(&rig).await;
         let file = store.file(FILE).expect("is there");
         read(&file, PART, 1).await
     });
@@ -532,73 +353,75 @@ fn an_image_that_settles_during_a_cut_does_not_come_back_at_the_next_open() {
 /// A load of a store that was shut down writes its bytes when the next one has the directory.
 #[test]
 fn a_load_of_a_closed_store_does_not_write_over_the_next_ones_bytes() {
-    let rig = StoreRig::with(1, |config| {
-        config.max_dirty_age = Duration::from_millis(20);
-        config.dirty_bytes = PART as u64;
-    });
-    let gate = Gate::new();
-    let runtime = threads();
-    let store = runtime.block_on(open_gated(&rig, &gate));
-    let got = runtime.block_on(async {
-        let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        fill(&file, 0, 7).await;
-        fill(&file, 1, 7).await;
-        uploaded(&store).await;
-        read(&file, PART, 1).await.expect("reads");
-        file.sync().await.expect("syncs");
-        gate.write.store(0, Ordering::SeqCst);
-        let mut one = [0];
-        let asked = file
-            .read_at(&mut one, 0)
-            .within(Duration::from_secs(1))
-            .await;
-        assert!(asked.is_err(), "the load hangs on the disk");
-        let report = store.shutdown().within(Duration::from_secs(3));
-        let report = tokio::time::timeout(Duration::from_secs(10), report.into_future()).await;
-        if report.is_err() {
+    with_a_real_limit(|| {
+        paused(async {
+            let rig = StoreRig::with(1, |config| {
+                config.max_dirty_age = Duration::from_millis(20);
+                config.dirty_bytes = PART as u64;
+            });
+            let gate = Gate::new();
+            let store = gate.threads(&rig).await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 7).await;
+            fill(&file, 1, 7).await;
+            uploaded(&store).await;
+            read(&file, PART, 1).await.expect("reads");
+            file.sync().await.expect("syncs");
+            gate.hold(Held::Write(0));
+            let reader = file.clone();
+            let reading = spawn(async move { read(&reader, 0, 1).await });
+            gate.reached().await;
+            let shutdown = store.shutdown().within(Duration::from_secs(3));
+            let shutdown = spawn(shutdown.into_future());
+            assert!(
+                ends_within(&shutdown, Duration::from_secs(10)).await,
+                "the shutdown ends in time"
+            );
+            let report = shutdown.await.expect("ends").expect("shuts down");
+            let next = rig.clone();
+            let next = spawn(async move { next.try_open().await.map(drop) });
+            assert!(
+                ends_within(&next, Duration::from_secs(600)).await,
+                "it does not wait for ever"
+            );
+            let next = next.await.expect("ends");
             gate.open();
-        }
-        let report = report.expect("the shutdown ends in time").expect("ends");
-        let next = rig.try_open().await.map(drop);
-        gate.open();
-        (report.sealed, next)
+            // What hangs in the disk may still come to it: the directory is nobody else's.
+            assert!(!report.sealed, "said to be sealed");
+            assert!(
+                matches!(next, Err(Error::DirectoryInUse { .. })),
+                "{next:?}"
+            );
+            reading.await.expect("ends").expect_err("it is shut down");
+        });
     });
-    // What hangs in the disk may still come to it: the directory is nobody else's.
-    assert!(!got.0, "said to be sealed");
-    assert!(
-        matches!(got.1, Err(Error::DirectoryInUse { .. })),
-        "{:?}",
-        got.1
-    );
 }
 
 /// A write hangs on the disk, and the store is shut down.
 #[test]
 fn a_write_that_hangs_does_not_hold_up_a_shutdown() {
-    let rig = StoreRig::new(4);
-    let gate = Gate::new();
-    let runtime = threads();
-    let store = runtime.block_on(open_gated(&rig, &gate));
-    let file = runtime.block_on(async { store.create(FILE, PARTS_OF).await.expect("creates") });
-    gate.write.store(0, Ordering::SeqCst);
-    let writer = file.clone();
-    let writing = std::thread::spawn(move || writer.write_at(&[1; PART], 0).wait());
-    gate.wait_held();
-    let ended = runtime.block_on(async {
-        tokio::time::timeout(
-            Duration::from_secs(10),
-            store
-                .shutdown()
-                .within(Duration::from_secs(2))
-                .into_future(),
-        )
-        .await
-        .is_ok()
+    with_a_real_limit(|| {
+        paused(async {
+            let rig = StoreRig::new(4);
+            let gate = Gate::new();
+            let store = gate.threads(&rig).await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            gate.hold(Held::Write(0));
+            // A step keeps the thread that it runs on.
+            let writing = std::thread::spawn(move || file.write_at(&[1; PART], 0).wait());
+            gate.reached().await;
+            let shutdown = store.shutdown().within(Duration::from_secs(2));
+            let shutdown = spawn(shutdown.into_future());
+            let ended = ends_within(&shutdown, Duration::from_secs(10)).await;
+            gate.open();
+            assert!(
+                ended,
+                "the shutdown has two seconds, and takes more than ten"
+            );
+            let io = Io::pool(Handle::current(), 1);
+            let written = io.run(move || writing.join()).await;
+            let written = written.expect("runs").expect("ends");
+            assert!(written.is_ok(), "it was let in before: {written:?}");
+        });
     });
-    gate.open();
-    drop(writing.join());
-    assert!(
-        ended,
-        "the shutdown has two seconds, and takes more than ten"
-    );
 }

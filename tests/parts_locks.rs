@@ -734,3 +734,46 @@ fn a_thread_locks_and_waits_as_a_task_does() {
     let report = store.shutdown().wait().expect("shuts down");
     assert!(report.sealed && report.dirty_parts == 0, "{report:?}");
 }
+
+/// E15: what a checkpointer waits for does not wait behind what others wait for.
+#[test]
+fn a_load_that_a_checkpointer_waits_for_goes_ahead_of_those_in_line() {
+    for joins in [false, true] {
+        paused(async move {
+            let rig = StoreRig::with(16, |config| {
+                config.queue.workers = 2;
+                config.queue.attempt_floor = Duration::from_secs(3600);
+            });
+            let store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            for index in 0..32 {
+                fill(&file, index, 7).await;
+            }
+            uploaded(&store).await;
+            for index in 16..32 {
+                read(&file, index * PART, 1).await.expect("reads");
+            }
+            rig.remote.always(Some(Call::Get), None, Fault::Hang);
+            let readers: Vec<_> = (0..8)
+                .map(|index| {
+                    let file = file.clone();
+                    spawn(async move { read(&file, index * PART, 1).await })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(store.snapshot().queue.tasks.loads, 8);
+            let asked = rig.remote.in_flight().0;
+            assert!(asked < 7, "the last of them are in line: {asked}");
+            rig.remote.heal();
+            let checkpointer = checkpointer(&store, "checkpoint");
+            // One of those in line, or one behind them all.
+            let part = if joins { 7 } else { 8 };
+            let guard = file.lock(part, Mode::Shared, &checkpointer);
+            let guard = guard.within(Duration::from_secs(60)).await;
+            assert!(guard.is_ok(), "joins {joins}: {guard:?}");
+            for reader in readers {
+                reader.abort();
+            }
+        });
+    }
+}

@@ -356,3 +356,71 @@ impl Parts {
         Stuck::Held(lockers)
     }
 }
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+
+    use crate::io::Io;
+    use crate::testing::fs::SimFs;
+    use crate::testing::remote::SimRemote;
+    use crate::{FileId, FileOptions, PartStore, RunOn, StoreConfig};
+
+    use super::*;
+
+    const PART: usize = 4096;
+    /// What takes longer does not come.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Who ends intents has a log and waits for a latch, and who writes has the latch and waits
+    /// for the ring: the evictor, who waits for the log, must not have the ring meanwhile.
+    #[tokio::test(start_paused = true)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "threads that wait for each other, and may hang"
+    )]
+    async fn who_waits_for_a_log_does_not_have_the_ring() {
+        let mut config = StoreConfig::new("/q");
+        config.cache_bytes = 8 * PART as u64;
+        config.dirty_bytes = 4 * PART as u64;
+        config.checkpoint_cache_bytes = PART as u64;
+        config.queue.segment_bytes = 64 * 1024;
+        config.queue.max_disk_bytes = 64 * 1024 * 1024;
+        let store = PartStore::builder(config, Arc::new(SimRemote::new()))
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(SimFs::new()), Io::inline())
+            .open()
+            .await
+            .expect("opens");
+        let options = FileOptions { part_bytes: 4096 };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        let bytes = [7; PART];
+        file.write_at(&bytes, 0).await.expect("writes");
+        while store.snapshot().dirty_bytes > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let parts = store.parts();
+        let part_file = parts.file(FileId(1)).expect("is there");
+        let (taken, has_taken) = sync_channel(1);
+        let (counted, has_counted) = sync_channel(1);
+        let log = part_file.log.lock();
+        let (evictor, looks) = (Arc::clone(&parts), Arc::clone(&part_file));
+        let victims = std::thread::spawn(move || evictor.victims(PART as u64).len());
+        std::thread::spawn(move || {
+            while looks.header.entry(0).word.get().status() != Status::Evicting {
+                std::thread::yield_now();
+            }
+            taken.send(())
+        });
+        has_taken.recv_timeout(LIMIT).expect("takes a victim");
+        let writer = Arc::clone(&parts);
+        std::thread::spawn(move || counted.send(writer.resident()));
+        let here = has_counted.recv_timeout(LIMIT);
+        drop(log);
+        assert_eq!(victims.join().expect("ends"), 1);
+        assert_eq!(here, Ok(1), "the ring is free");
+    }
+}

@@ -262,14 +262,12 @@ impl Parts {
     ) -> io::Result<Result<()>> {
         let each = u64::from(file.part_bytes);
         let len = replayed.len;
-        let mut punched = false;
         let mut have = Vec::new();
         for (from, run) in file.disk.data_ranges()? {
             let end = from + run;
             if end > len {
                 // Behind the end, or in the range of a cut.
                 file.disk.punch(from.max(len), end - from.max(len))?;
-                punched = true;
             }
             let mut part = from / each;
             while part * each < end.min(len) {
@@ -293,12 +291,10 @@ impl Parts {
                 self.resident.add_leftover(file, index, frame);
             } else {
                 file.disk.punch(file.start_of(index), each)?;
-                punched = true;
             }
         }
-        if punched || replayed.cut.is_some() {
-            file.disk.sync_data()?;
-        }
+        // Whatever it punched itself: an open before this one may have punched, and been killed.
+        file.disk.sync_data()?;
         let mut log = file.log.lock();
         for (index, trusted) in &replayed.intents {
             if !*trusted {

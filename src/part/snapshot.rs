@@ -291,3 +291,63 @@ impl Parts {
         }
     }
 }
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+
+    use crate::io::Io;
+    use crate::testing::fs::SimFs;
+    use crate::testing::remote::SimRemote;
+    use crate::{FileId, FileOptions, PartStore, RunOn, StoreConfig};
+
+    use super::*;
+
+    const PART: usize = 4096;
+
+    /// E14: the snapshot has no record of a cut, only what it left.
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_behind_a_cut_has_no_images_of_what_was_cut_off() {
+        let mut config = StoreConfig::new("/q");
+        config.cache_bytes = 8 * PART as u64;
+        config.dirty_bytes = 4 * PART as u64;
+        config.checkpoint_cache_bytes = PART as u64;
+        config.queue.segment_bytes = 64 * 1024;
+        config.queue.max_disk_bytes = 64 * 1024 * 1024;
+        let (fs, remote) = (SimFs::new(), SimRemote::new());
+        let open = async || {
+            PartStore::builder(config.clone(), Arc::new(remote.clone()))
+                .run_on(RunOn::Handle(Handle::current()))
+                .file_system(Arc::new(fs.process()), Io::inline())
+                .open()
+                .await
+                .expect("opens")
+        };
+        let store = open().await;
+        let options = FileOptions { part_bytes: 4096 };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        let bytes = [7; 4 * PART];
+        file.write_at(&bytes, 0).await.expect("writes");
+        while store.snapshot().dirty_bytes > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        file.set_len(PART as u64).await.expect("cuts");
+        let parts = store.parts();
+        let part_file = parts.file(FileId(1)).expect("is there");
+        parts.snapshot(&part_file).await.expect("is written");
+        drop((part_file, parts));
+        file.set_len(4 * PART as u64).await.expect("grows");
+        drop((file, store));
+        fs.crash(1);
+        assert_eq!(fs.names(Path::new("/q/headers")).len(), 1, "it is there");
+        let store = open().await;
+        let file = store.file(FileId(1)).expect("is there");
+        let mut bytes = [1; 4 * PART];
+        file.read_at(&mut bytes, 0).await.expect("reads");
+        assert!(bytes[..PART].iter().all(|byte| *byte == 7));
+        let old = bytes[PART..].iter().position(|byte| *byte != 0);
+        assert_eq!(old, None, "an old byte came back");
+    }
+}

@@ -4,6 +4,8 @@
 //! (scenario D18).
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod gate;
+
 use std::sync::Arc;
 use std::time::Duration;
 
