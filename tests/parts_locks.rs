@@ -563,6 +563,39 @@ fn a_deadlock_on_locks_ends_with_one_who_gives_way() {
     });
 }
 
+/// Who cuts a file off has the parts before the one that it waits for, on no list.
+#[test]
+fn a_deadlock_with_who_cuts_a_file_off_ends_with_one_who_gives_way() {
+    paused(async {
+        for locks in [true, false] {
+            let rig = StoreRig::new(8);
+            let store = rig.open().await;
+            let file = filled(&store, 4).await;
+            let (holds, cuts) = (foreground(&store, "holds"), foreground(&store, "cuts"));
+            let guard = file.lock(3, Mode::Shared, &holds).await.expect("locks");
+            let began = Instant::now();
+            let cutting = spawn({
+                let (file, cuts) = (file.clone(), cuts.clone());
+                async move { file.by(&cuts).set_len(0).await }
+            });
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let waited = match locks {
+                true => file.lock(1, Mode::Shared, &holds).await.map(drop),
+                false => file.by(&holds).read_at(&mut [0], PART as u64).await,
+            };
+            drop(guard);
+            let cut = cutting.await.expect("ends");
+            let gave_way: Vec<_> = [&waited, &cut].into_iter().filter(|r| r.is_err()).collect();
+            assert!(
+                matches!(&gave_way[..], [Err(Error::WouldDeadlock { .. })]),
+                "{gave_way:?}"
+            );
+            assert!(began.elapsed() < Duration::from_secs(1));
+            assert_idle(&store);
+        }
+    });
+}
+
 #[test]
 fn a_holder_reads_its_own_part_and_asks_for_it_only_once() {
     paused(async {

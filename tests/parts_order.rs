@@ -191,7 +191,6 @@ fn bytes_that_were_left_in_a_part_of_zeros_do_not_come_back_around_a_write() {
 
 /// The fsync of an open fails: what it punched out is clean, and not on the disk.
 #[test]
-#[ignore = "an open whose fsync failed leaves no note of it: the next one takes its pages for synced"]
 fn what_an_open_could_not_sync_is_not_taken_for_synced_by_the_next_one() {
     with_a_real_limit(|| {
         paused(async {

@@ -129,12 +129,14 @@ impl Parts {
         self: &'a Arc<Self>,
         file: &'a Arc<PartFile>,
         index: u32,
+        locker: Option<&Arc<LockerState>>,
     ) -> Result<StepPin<'a>> {
         let word = &file.header.entry(index).word;
         loop {
             if self.locks.try_pin(word).is_none() {
                 let words: Arc<dyn super::wait::Words> = Arc::clone(file) as _;
-                if let Some(waiting) = self.locks.ask_pin(&words, file.key(index))? {
+                let asked = self.locks.ask_pin(&words, file.key(index), locker);
+                if let Some(waiting) = asked? {
                     match waiting.await {
                         // Cut off, it can be written anew; or read past the end.
                         Err(Error::Deleted { .. }) if !file.is_dropped() => {
@@ -180,7 +182,7 @@ impl Parts {
             return Err(file.past_end(offset, buffer.len() as u64));
         }
         for span in file.spans(offset, buffer.len()) {
-            let _pin = self.pin(file, span.index).await?;
+            let _pin = self.pin(file, span.index, locker).await?;
             let into = &mut buffer[span.range];
             self.read_held(file, span.index, span.at, into, locker)
                 .await?;
@@ -239,7 +241,7 @@ impl Parts {
             return Err(file.past_end(offset, len));
         }
         for span in file.spans(offset, bytes.len()) {
-            let _pin = self.pin(file, span.index).await?;
+            let _pin = self.pin(file, span.index, locker).await?;
             let piece = Piece::new(file, span.index, span.at, &bytes[span.range]);
             self.write_held(&mut [piece], locker).await?;
         }

@@ -54,7 +54,7 @@ impl Drop for Cutting {
             }
             self.parts.locks.release(word, key, Want::Sole);
         }
-        self.file.cut_from(u64::MAX);
+        self.file.cut_from(u64::MAX, 0);
         self.file.shaping.change(|shaping| *shaping = Shaping::No);
     }
 }
@@ -223,7 +223,7 @@ impl Parts {
         let last = keeps.saturating_sub(1);
         let (cutting, pin) = loop {
             if inside > 0 {
-                let _pin = self.pin(file, last).await?;
+                let _pin = self.pin(file, last, Some(locker)).await?;
                 self.present(file, last, Some(locker)).await?;
             }
             let mut cutting = self.shape(file, locker).await?;
@@ -434,7 +434,7 @@ impl Parts {
     async fn take_all(self: &Arc<Self>, cutting: &mut Cutting, first: u32) -> Result<()> {
         let (file, locker) = (Arc::clone(&cutting.file), Arc::clone(&cutting.locker));
         // Said before looking: who takes a part from here on looks again when he has it.
-        file.cut_from(u64::from(first));
+        file.cut_from(u64::from(first), locker.id);
         let words: Arc<dyn super::wait::Words> = Arc::clone(&file) as _;
         let used: Vec<u32> = file
             .header

@@ -24,7 +24,7 @@ use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
 use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
 use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
-use super::wait::{Asked, Idle, Request, WaitTable, Waiter, Waiting, Words};
+use super::wait::{Asked, Idle, InOrder, Request, WaitTable, Waiter, Waiting, Words};
 
 /// The most holders that an error names.
 const MAX_NAMED: usize = 8;
@@ -258,8 +258,21 @@ impl Locks {
     }
 
     /// The same, waiting while the part is being cut off, or has as many pins as it can.
-    pub(crate) fn ask_pin(&self, words: &Arc<dyn Words>, key: PartKey) -> Result<Option<Waiting>> {
-        match self.table.ask(words, key, Want::Mode(Mode::Pin), None) {
+    pub(crate) fn ask_pin(
+        &self,
+        words: &Arc<dyn Words>,
+        key: PartKey,
+        locker: Option<&Arc<LockerState>>,
+    ) -> Result<Option<Waiting>> {
+        let request = Request {
+            word: words.word(key.index()),
+            key,
+            want: Want::Mode(Mode::Pin),
+            locker,
+            within: None,
+            step: true,
+        };
+        match self.table.ask_as(request, words) {
             Asked::Granted => Ok(None),
             Asked::Waits(waiting) => Ok(Some(waiting)),
             Asked::Full | Asked::TooManyWaiters => Err(Error::WouldWait("a pin of the part")),
@@ -358,14 +371,11 @@ impl Locks {
     }
 
     /// Who waits for whose locks, in these lines.
-    fn edges(&self, lines: &[Vec<Arc<Waiter>>]) -> Vec<Edge> {
+    fn edges(&self, lines: &[InOrder]) -> Vec<Edge> {
         let mut edges = Vec::new();
         for line in lines {
-            let Some(first) = line.front_key() else {
-                continue;
-            };
-            let holders = self.lockers.holders(first);
-            for (at, waiter) in line.iter().enumerate() {
+            let holders = self.lockers.holders(line.key);
+            for (at, waiter) in line.waiters.iter().enumerate() {
                 let Some(from) = waiter.locker else {
                     continue;
                 };
@@ -373,9 +383,12 @@ impl Locks {
                     .iter()
                     .filter(|(_, held)| held.want.conflicts_with(waiter.want))
                     .map(|(locker, _)| locker.id);
+                // Who cuts a file off does not have all of its parts on his list.
+                let cut = line.cutter.filter(|cutter| *cutter != from);
                 // Nobody overtakes: who came first is waited for as well.
-                let ahead = line[..at].iter().filter_map(|other| other.locker);
-                edges.extend(held.chain(ahead).map(|to| Edge { from, to }));
+                let ahead = line.waiters[..at].iter().filter_map(|other| other.locker);
+                let all = held.chain(cut).chain(ahead);
+                edges.extend(all.map(|to| Edge { from, to }));
             }
         }
         edges
@@ -389,7 +402,8 @@ impl Locks {
             let lines = self.table.lines();
             let found = detector::cycle(&self.edges(&lines))?;
             let is_in = |waiter: &Arc<Waiter>| waiter.locker.is_some_and(|id| found.contains(&id));
-            let waits: Vec<_> = lines.into_iter().flatten().filter(is_in).collect();
+            let waits = lines.into_iter().flat_map(|line| line.waiters);
+            let waits: Vec<_> = waits.filter(is_in).collect();
             Some((found, waits))
         };
         // Read one after another while others go on. But who waits lets go of nothing: where the
@@ -431,17 +445,15 @@ impl Locks {
 
     /// Whether a locker waits for a part.
     pub(crate) fn is_waiting(&self, locker: u64) -> bool {
-        let lines = self.table.lines();
-        let mut all = lines.iter().flatten();
-        all.any(|waiter| waiter.locker == Some(locker))
+        self.table
+            .waiters()
+            .any(|waiter| waiter.locker == Some(locker))
     }
 
     /// Who waits for what, and since when: for the stall report.
     pub(crate) fn waits(&self, most: usize) -> Vec<(PartKey, String)> {
         self.table
-            .lines()
-            .into_iter()
-            .flatten()
+            .waiters()
             .take(most)
             .map(|waiter| {
                 let locker = waiter.locker.and_then(|id| self.lockers.get(id));
@@ -460,17 +472,6 @@ impl Locks {
                 )
             })
             .collect()
-    }
-}
-
-/// The key of a line's parts.
-trait FrontKey {
-    fn front_key(&self) -> Option<PartKey>;
-}
-
-impl FrontKey for Vec<Arc<Waiter>> {
-    fn front_key(&self) -> Option<PartKey> {
-        self.first().map(|waiter| waiter.key)
     }
 }
 

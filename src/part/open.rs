@@ -205,13 +205,25 @@ impl Parts {
             entry.set_address(None);
             entry.word.set(|word| word.with_status(Status::Zero));
         }
-        self.settle_bytes(&file, replayed)
-            .map_err(|error| Error::directory(&file.path, &error))??;
+        let settled = self.settle_bytes(&file, replayed);
+        settled.map_err(|error| {
+            self.set_aside(&file.path);
+            Error::directory(&file.path, &error)
+        })??;
         if failed {
             let healed = Append::note(kind::NOTE, file.incarnation, slot::FAILED, Vec::new());
             self.journal.append(healed)?;
         }
         Ok(file)
+    }
+
+    /// Has the next open take a copy of a local file: an fsync of it failed, and another would say
+    /// that all is well. In the names only: a power cut takes the name back, and what was not on
+    /// the disk with it.
+    fn set_aside(&self, path: &Path) {
+        if let Err(error) = self.fs.rename(path, &suspect_of(path)) {
+            tracing::error!(path = %path.display(), %error, "cannot be set aside");
+        }
     }
 
     /// Opens a local file; after a failed fsync, a copy of it that is known to be on the disk.
@@ -221,8 +233,20 @@ impl Parts {
         failed: bool,
     ) -> io::Result<Box<dyn crate::journal::fs::FsFile>> {
         let fs = &*self.fs;
-        if failed {
-            let old = fs.open(path, OpenMode::Read)?;
+        let suspect = suspect_of(path);
+        // What an open set aside, and nothing has been put in its place yet.
+        let set_aside = match (fs.open(path, OpenMode::Read), failed) {
+            (Ok(old), true) => Some(old),
+            (Ok(_), false) => None,
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+                match fs.open(&suspect, OpenMode::Read) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    other => Some(other?),
+                }
+            }
+            (Err(error), _) => return Err(error),
+        };
+        if let Some(old) = set_aside {
             let beside = path.with_extension("copy");
             match fs.unlink(&beside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -330,6 +354,10 @@ impl Parts {
         }
         Ok(Ok(()))
     }
+}
+
+fn suspect_of(path: &Path) -> std::path::PathBuf {
+    path.with_extension("suspect")
 }
 
 fn read_whole(fs: &dyn Fs, path: &Path) -> io::Result<Vec<u8>> {

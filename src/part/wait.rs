@@ -41,6 +41,11 @@ const SHARED: Want = Want::Mode(Mode::Shared);
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
     fn word(&self, index: u32) -> &AtomicWord;
+
+    /// The number of the locker that has, or takes, parts for itself, to cut them off.
+    fn cutter(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Of one part.
@@ -191,6 +196,17 @@ pub(crate) struct Request<'a> {
     pub locker: Option<&'a Arc<LockerState>>,
     /// How long it may wait, where whoever calls [`WaitTable::expired`] is to end the wait.
     pub within: Option<Duration>,
+    /// For one step, which waits where a part has as many pins as it can; a guard is refused.
+    pub step: bool,
+}
+
+/// Those who wait for one part, as they stood.
+#[derive(Debug)]
+pub(crate) struct InOrder {
+    pub key: PartKey,
+    /// Who cuts the part off, if somebody does.
+    pub cutter: Option<u64>,
+    pub waiters: Vec<Arc<Waiter>>,
 }
 
 impl WaitTable {
@@ -228,7 +244,13 @@ impl WaitTable {
             want,
             locker,
             within: None,
+            step: false,
         };
+        self.ask_as(request, words)
+    }
+
+    /// The same, of what is asked for in whatever way.
+    pub(crate) fn ask_as(self: &Arc<Self>, request: Request<'_>, words: &Arc<dyn Words>) -> Asked {
         match self.enter(request, || Arc::clone(words), None) {
             Asked::Granted => Asked::Granted,
             Asked::Waits(waiter) => {
@@ -257,8 +279,7 @@ impl WaitTable {
         // Locked, or the bits that make who releases it look for us: in one move.
         let asked = |word: Word| match word.lock(want, first) {
             Ok(locked) => Ok(locked),
-            // A step waits for one of all the pins to go; a locker is told.
-            Err(Blocked::Full) if request.locker.is_none() => Ok(word.with_waiters(true)),
+            Err(Blocked::Full) if request.step => Ok(word.with_waiters(true)),
             Err(Blocked::Full) => Err(()),
             Err(Blocked::Conflict) => {
                 Ok(word.with_waiters(true).close(word.is_closing() || closes))
@@ -460,17 +481,25 @@ impl WaitTable {
     }
 
     /// Everyone who waits, line by line, first come first.
-    pub(crate) fn lines(&self) -> Vec<Vec<Arc<Waiter>>> {
+    pub(crate) fn lines(&self) -> Vec<InOrder> {
         let mut lines = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            lines.extend(
-                shard
-                    .values()
-                    .map(|line| line.waiters.iter().cloned().collect()),
-            );
+            lines.extend(shard.iter().map(|(key, line)| {
+                let is_cut = line.words.word(key.index()).get().is_sole();
+                InOrder {
+                    key: *key,
+                    cutter: line.words.cutter().filter(|_| is_cut),
+                    waiters: line.waiters.iter().cloned().collect(),
+                }
+            }));
         }
         lines
+    }
+
+    /// The same, without their lines.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = Arc<Waiter>> {
+        self.lines().into_iter().flat_map(|line| line.waiters)
     }
 
     /// Those that have waited for as long as they may. A wait begins when this first finds it:
@@ -487,7 +516,7 @@ impl WaitTable {
                 waiter.within.is_some_and(|within| waited >= within)
             }
         };
-        self.lines().into_iter().flatten().filter(over).collect()
+        self.waiters().filter(over).collect()
     }
 
     /// Milliseconds since this was made, and one.

@@ -96,6 +96,7 @@ impl<'a> Lock<'a> {
             want: Want::Mode(self.mode),
             locker: Some(&self.locker.state),
             within: Some(within),
+            step: false,
         };
         parts.locks.enter(request, file, waker)
     }
