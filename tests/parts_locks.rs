@@ -563,7 +563,7 @@ fn a_deadlock_on_locks_ends_with_one_who_gives_way() {
     });
 }
 
-/// Who cuts a file off has the parts before the one that it waits for, on no list.
+/// Who cuts a file off has the parts before the one that it waits for.
 #[test]
 fn a_deadlock_with_who_cuts_a_file_off_ends_with_one_who_gives_way() {
     paused(async {
@@ -579,6 +579,13 @@ fn a_deadlock_with_who_cuts_a_file_off_ends_with_one_who_gives_way() {
                 async move { file.by(&cuts).set_len(0).await }
             });
             tokio::time::sleep(Duration::from_millis(10)).await;
+            let asks = foreground(&store, "asks");
+            let busy = file.lock(1, Mode::Pin, &asks).now();
+            let Err(Error::Locked { holders, .. }) = busy.map(drop) else {
+                panic!("it is being cut off");
+            };
+            let names: Vec<_> = holders.iter().map(|h| (&h.locker[..], h.mode)).collect();
+            assert_eq!(names, [("cuts", None)]);
             let waited = match locks {
                 true => file.lock(1, Mode::Shared, &holds).await.map(drop),
                 false => file.by(&holds).read_at(&mut [0], PART as u64).await,

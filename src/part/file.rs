@@ -40,8 +40,6 @@ pub(crate) struct PartFile {
     len: AtomicU64,
     /// Parts from this one on are being cut off; none at `u64::MAX`.
     cut_from: AtomicU64,
-    /// By this locker; 0 while there is none.
-    cutter: AtomicU64,
     dropped: AtomicBool,
     /// A cut is in progress.
     pub shaping: Watched<Shaping>,
@@ -129,11 +127,6 @@ impl Words for PartFile {
     fn word(&self, index: u32) -> &AtomicWord {
         &self.header.entry(index).word
     }
-
-    fn cutter(&self) -> Option<u64> {
-        let cutter = self.cutter.load(Ordering::Acquire);
-        (cutter != 0).then_some(cutter)
-    }
 }
 
 /// A run of bytes within one part.
@@ -174,7 +167,6 @@ impl PartFile {
             header: Header::new(),
             len: AtomicU64::new(0),
             cut_from: AtomicU64::new(u64::MAX),
-            cutter: AtomicU64::new(0),
             dropped: AtomicBool::new(false),
             shaping: Watched::new(Shaping::No),
             log: Mutex::new(log),
@@ -269,8 +261,7 @@ impl PartFile {
         self.cut_from.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn cut_from(&self, first: u64, cutter: u64) {
-        self.cutter.store(cutter, Ordering::Release);
+    pub(crate) fn cut_from(&self, first: u64) {
         self.cut_from.store(first, Ordering::SeqCst);
     }
 

@@ -26,7 +26,7 @@ use super::config::{MAX_PART_BYTES, MIN_PART_BYTES};
 use super::file::{Made, PartFile, Shaping};
 use super::id::FileId;
 use super::intent::Opened;
-use super::locker::{LockerState, Place};
+use super::locker::LockerState;
 use super::record::{Change, FileRecord, encode, kind};
 use super::state::{Status, Want};
 
@@ -35,18 +35,16 @@ struct Cutting {
     parts: Arc<Parts>,
     file: Arc<PartFile>,
     locker: Arc<LockerState>,
-    held: Vec<(u32, Option<Place>)>,
+    held: Vec<u32>,
     /// Its parts are not given back, but gone.
     done: bool,
 }
 
 impl Drop for Cutting {
     fn drop(&mut self) {
-        for (index, place) in self.held.drain(..) {
+        self.locker.end_cut(self.file.no);
+        for index in self.held.drain(..) {
             let word = &self.file.header.entry(index).word;
-            if let Some(place) = place {
-                self.locker.remove(place);
-            }
             let key = self.file.key(index);
             if self.done {
                 let gone = self.file.deleted(index);
@@ -54,7 +52,7 @@ impl Drop for Cutting {
             }
             self.parts.locks.release(word, key, Want::Sole);
         }
-        self.file.cut_from(u64::MAX, 0);
+        self.file.cut_from(u64::MAX);
         self.file.shaping.change(|shaping| *shaping = Shaping::No);
     }
 }
@@ -434,7 +432,8 @@ impl Parts {
     async fn take_all(self: &Arc<Self>, cutting: &mut Cutting, first: u32) -> Result<()> {
         let (file, locker) = (Arc::clone(&cutting.file), Arc::clone(&cutting.locker));
         // Said before looking: who takes a part from here on looks again when he has it.
-        file.cut_from(u64::from(first), locker.id);
+        file.cut_from(u64::from(first));
+        self.locks.begin_cut(file.key(first), &locker);
         let words: Arc<dyn super::wait::Words> = Arc::clone(&file) as _;
         let used: Vec<u32> = file
             .header
@@ -445,7 +444,8 @@ impl Parts {
             let word = &file.header.entry(index).word;
             // Nobody has it, nobody waits for it.
             if word.change(|word| word.lock(Want::Sole, false)).is_ok() {
-                cutting.held.push((index, None));
+                cutting.held.push(index);
+                locker.cut_through(file.key(index));
                 continue;
             }
             let (part, key) = (file.part(index), file.key(index));
@@ -453,7 +453,10 @@ impl Parts {
                 .locks
                 .lock(&words, part, key, Want::Sole, &locker)
                 .await?;
-            cutting.held.push((index, Some(place)));
+            cutting.held.push(index);
+            // In the range instead.
+            locker.cut_through(key);
+            locker.remove(place);
         }
         Ok(())
     }
@@ -461,8 +464,7 @@ impl Parts {
     /// Nothing is left of these parts: images, loads, captures, room.
     fn cut_words(&self, cutting: &mut Cutting) {
         let file = &cutting.file;
-        let each: Vec<u32> = cutting.held.iter().map(|(index, _)| *index).collect();
-        for index in each {
+        for index in cutting.held.iter().copied() {
             let key = file.key(index);
             let _latch = self.latches.step(key);
             let load = file.loads.lock().remove(&index);

@@ -225,6 +225,12 @@ impl Locks {
         }
     }
 
+    /// A locker begins to take parts of a file for itself, from this one on: see
+    /// [`LockerState::cut_through`].
+    pub(crate) fn begin_cut(&self, first: PartKey, locker: &LockerState) {
+        locker.begin_cut(first, self.now_ms.load(Ordering::Relaxed));
+    }
+
     /// What was waited for has been granted.
     pub(crate) fn granted(&self, key: PartKey, mode: Mode, locker: &LockerState) -> Place {
         self.note(locker, key, Want::Mode(mode))
@@ -383,12 +389,9 @@ impl Locks {
                     .iter()
                     .filter(|(_, held)| held.want.conflicts_with(waiter.want))
                     .map(|(locker, _)| locker.id);
-                // Who cuts a file off does not have all of its parts on his list.
-                let cut = line.cutter.filter(|cutter| *cutter != from);
                 // Nobody overtakes: who came first is waited for as well.
                 let ahead = line.waiters[..at].iter().filter_map(|other| other.locker);
-                let all = held.chain(cut).chain(ahead);
-                edges.extend(all.map(|to| Edge { from, to }));
+                edges.extend(held.chain(ahead).map(|to| Edge { from, to }));
             }
         }
         edges

@@ -6,7 +6,8 @@
 //! 1. What a locker holds is on its own list from just after the lock was granted until just
 //!    before it is released: a list never names what is not held. For an instant it may not name
 //!    what is; who looks for holders looks again.
-//! 2. The first eight are in slots that are taken with one compare-and-swap and left with one
+//! 2. Who cuts a file off has the parts from where it began to where it has come to in one range.
+//! 3. The first eight are in slots that are taken with one compare-and-swap and left with one
 //!    store: the cost of a lock that nobody waits for is that and the one on the state word.
 
 use std::collections::BTreeMap;
@@ -95,6 +96,16 @@ impl Place {
     pub(crate) const NONE: Self = Self(u64::MAX);
 }
 
+/// Parts of one file that a locker has for itself.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    file: u32,
+    first: u32,
+    /// It has those before this one.
+    upto: u32,
+    since_ms: u64,
+}
+
 /// One locker.
 #[derive(Debug)]
 pub(crate) struct LockerState {
@@ -106,8 +117,9 @@ pub(crate) struct LockerState {
     made_by: String,
     slots: [Slot; SLOTS],
     more: Mutex<(u64, Vec<(u64, Held)>)>,
-    /// How many those are.
+    /// How many those are, and the ranges.
     many: AtomicU64,
+    cuts: Mutex<Vec<Cut>>,
     all: Weak<Lockers>,
 }
 
@@ -169,7 +181,7 @@ impl LockerState {
         *next += 1;
         let number = *next + SLOTS as u64;
         more.push((number, held));
-        self.many.store(more.len() as u64, Ordering::Release);
+        self.many.fetch_add(1, Ordering::AcqRel);
         Place(number)
     }
 
@@ -190,7 +202,7 @@ impl LockerState {
         let (_, more) = &mut *self.more.lock();
         if let Some(at) = more.iter().position(|(other, _)| *other == place.0) {
             more.swap_remove(at);
-            self.many.store(more.len() as u64, Ordering::Release);
+            self.many.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -226,8 +238,49 @@ impl LockerState {
                 return None;
             }
             let more = self.more.lock();
-            more.1.iter().map(|(_, held)| *held).find(is_it)
+            let found = more.1.iter().map(|(_, held)| *held).find(is_it);
+            drop(more);
+            found.or_else(|| self.cuts_off(key))
         })
+    }
+
+    fn cuts_off(&self, key: PartKey) -> Option<Held> {
+        let cuts = self.cuts.lock();
+        let cut = cuts
+            .iter()
+            .find(|cut| cut.file == key.file() && (cut.first..cut.upto).contains(&key.index()))?;
+        Some(Held {
+            key,
+            want: Want::Sole,
+            since_ms: cut.since_ms,
+        })
+    }
+
+    /// It begins to cut a file off, from a part on; one cut of a file at a time.
+    pub(crate) fn begin_cut(&self, first: PartKey, since_ms: u64) {
+        self.cuts.lock().push(Cut {
+            file: first.file(),
+            first: first.index(),
+            upto: first.index(),
+            since_ms,
+        });
+        self.many.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has come to a part, and has it.
+    pub(crate) fn cut_through(&self, part: PartKey) {
+        let mut cuts = self.cuts.lock();
+        if let Some(cut) = cuts.iter_mut().find(|cut| cut.file == part.file()) {
+            cut.upto = part.index().saturating_add(1);
+        }
+    }
+
+    pub(crate) fn end_cut(&self, file: u32) {
+        let mut cuts = self.cuts.lock();
+        if let Some(at) = cuts.iter().position(|cut| cut.file == file) {
+            cuts.swap_remove(at);
+            self.many.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn describe(&self, want: Want, held_for: Duration) -> Holder {
@@ -282,6 +335,7 @@ impl Lockers {
             slots: Default::default(),
             more: Mutex::new((0, Vec::new())),
             many: AtomicU64::new(0),
+            cuts: Mutex::new(Vec::new()),
             all: Arc::downgrade(self),
         });
         live.insert(id, Arc::downgrade(&locker));

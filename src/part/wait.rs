@@ -41,11 +41,6 @@ const SHARED: Want = Want::Mode(Mode::Shared);
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
     fn word(&self, index: u32) -> &AtomicWord;
-
-    /// The number of the locker that has, or takes, parts for itself, to cut them off.
-    fn cutter(&self) -> Option<u64> {
-        None
-    }
 }
 
 /// Of one part.
@@ -204,8 +199,6 @@ pub(crate) struct Request<'a> {
 #[derive(Debug)]
 pub(crate) struct InOrder {
     pub key: PartKey,
-    /// Who cuts the part off, if somebody does.
-    pub cutter: Option<u64>,
     pub waiters: Vec<Arc<Waiter>>,
 }
 
@@ -485,13 +478,9 @@ impl WaitTable {
         let mut lines = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            lines.extend(shard.iter().map(|(key, line)| {
-                let is_cut = line.words.word(key.index()).get().is_sole();
-                InOrder {
-                    key: *key,
-                    cutter: line.words.cutter().filter(|_| is_cut),
-                    waiters: line.waiters.iter().cloned().collect(),
-                }
+            lines.extend(shard.iter().map(|(key, line)| InOrder {
+                key: *key,
+                waiters: line.waiters.iter().cloned().collect(),
             }));
         }
         lines
