@@ -24,7 +24,7 @@ use super::detector::{self, Edge};
 use super::id::{PartId, PartKey};
 use super::locker::{Held, Holder, LockerState, Lockers, Place, Role};
 use super::state::{AtomicWord, MAX_HOLDERS, Mode, Want, Word};
-use super::wait::{Asked, Idle, InOrder, Request, WaitTable, Waiter, Waiting, Words};
+use super::wait::{Asked, Idle, InOrder, Request, Stands, WaitTable, Waiting, Words};
 
 /// The most holders that an error names.
 const MAX_NAMED: usize = 8;
@@ -212,8 +212,8 @@ impl Locks {
         }
         let line = || Arc::clone(words) as Arc<dyn Words>;
         match self.table.enter(request, line, Some(waker.clone())) {
-            Asked::Waits(waiter) => {
-                let line = Waiting::new(&*self.table, word, waiter);
+            Asked::Waits(ticket) => {
+                let line = Waiting::new(&*self.table, word, request, ticket);
                 // Dropped, it leaves the line.
                 self.admits(Some(locker), false).is_ok().then_some(line)
             }
@@ -404,7 +404,7 @@ impl Locks {
         let look = || {
             let lines = self.table.lines();
             let found = detector::cycle(&self.edges(&lines))?;
-            let is_in = |waiter: &Arc<Waiter>| waiter.locker.is_some_and(|id| found.contains(&id));
+            let is_in = |waiter: &Stands| waiter.locker.is_some_and(|id| found.contains(&id));
             let waits = lines.into_iter().flat_map(|line| line.waiters);
             let waits: Vec<_> = waits.filter(is_in).collect();
             Some((found, waits))
@@ -414,7 +414,8 @@ impl Locks {
         let (Some((found, waits)), Some((again, still))) = (look(), look()) else {
             return false;
         };
-        let same = |(one, other): (&Arc<Waiter>, &Arc<Waiter>)| Arc::ptr_eq(one, other);
+        let same =
+            |(one, other): (&Stands, &Stands)| (one.key, one.ticket) == (other.key, other.ticket);
         if found != again || waits.len() != still.len() || !waits.iter().zip(&still).all(same) {
             return false;
         }
@@ -431,7 +432,7 @@ impl Locks {
             let error = Error::WouldDeadlock {
                 cycle: cycle.clone(),
             };
-            let is_its = |waiter: &&Arc<Waiter>| waiter.locker == Some(victim);
+            let is_its = |waiter: &&Stands| waiter.locker == Some(victim);
             if let Some(waiter) = waits.iter().find(is_its) {
                 // Else it has left of its own, and nobody else need give way.
                 let gave_way = self.table.refuse_one(waiter, &error);

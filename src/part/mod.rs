@@ -8,7 +8,7 @@
 //! | file | concept |
 //! |---|---|
 //! | `state.rs` | everything that is decided about a part at one instant: pure |
-//! | `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
+//! | `line.rs`, `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
 //! | `detector.rs` | who waits for whom: pure |
 //! | `id.rs`, `header.rs`, `file.rs` | what files and parts are |
 //! | `latch.rs` | one copy at a time |
@@ -40,6 +40,7 @@ pub(crate) mod intent;
 mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
+pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod lock;
 pub mod locker;

@@ -1,20 +1,18 @@
 //! Who waits for which part.
 //!
-//! Owns: a first-in-first-out line per part, in a sharded table, for threads and tasks alike: a
+//! Owns: the lines of all parts (`line.rs`), in a sharded table, for threads and tasks alike: a
 //! waiter is a waker, and a thread's waker is a condition variable ([`crate::op`]). Does not own:
 //! what a mode conflicts with (`state.rs`), deadlines (whoever polls), or loads.
 //!
 //! 1. Who finds a part taken enters the line and sets the waiters' bit in one critical section of
 //!    its shard; who releases it and sees the bit takes the same lock: so a release is either seen
 //!    by who enters, or sees who entered. No wake-up is lost.
-//! 2. A lock is handed on: the word is locked for the first in line before it is woken. Nobody
-//!    overtakes, and so nobody starves: not a writer among readers, because a reader that comes
-//!    after it waits behind it. Pins are beside the line, but for who wants all of the part.
+//! 2. A lock is handed on: the word is locked for the next in line before it is woken.
 //! 3. Who leaves, in whatever way, takes its place with it, and hands on what it had been given
 //!    and not taken.
 //! 4. Wakers are called after the shard's lock is released.
-//! 5. Between two who want the same part there is nothing but this: the cost of a turn is an
-//!    allocation, two sections of a shard, and a wake-up; no timer, and no look at the clock.
+//! 5. Between two who want the same part there is nothing but this: a turn costs three sections of
+//!    a shard and a wake-up; no allocation, no timer, and no look at the clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -32,11 +30,12 @@ use crate::error::Error;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 use super::id::PartKey;
+use super::line::{Line, Waiter};
 use super::locker::LockerState;
 use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want, Word};
 
 const PIN: Want = Want::Mode(Mode::Pin);
-const SHARED: Want = Want::Mode(Mode::Shared);
+const EXCLUSIVE: Want = Want::Mode(Mode::Exclusive);
 
 /// Where state words are.
 pub(crate) trait Words: Send + Sync + std::fmt::Debug {
@@ -50,81 +49,33 @@ impl Words for AtomicWord {
     }
 }
 
-/// One who waits.
-pub(crate) struct Waiter {
+/// One who waits, as it stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stands {
     pub key: PartKey,
+    /// With the key, it is this wait's alone.
+    pub ticket: u64,
     pub want: Want,
     /// The number of the locker that waits.
     pub locker: Option<u64>,
-    /// How long it may wait, where it has no timer of its own.
-    pub within: Option<Duration>,
-    /// When it was first seen waiting, in milliseconds of the table's clock; 0 before that.
-    seen_ms: AtomicU64,
-    /// What it was told: changed under the shard's lock, but for the last of them.
-    told: AtomicU32,
-    hears: Mutex<Hears>,
+    seen_ms: u64,
 }
 
-impl std::fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiter")
-            .field("key", &self.key)
-            .field("want", &self.want)
-            .finish_non_exhaustive()
-    }
+/// What somebody was told who has not heard it yet.
+#[derive(Debug)]
+enum Told {
+    /// The word is locked for it.
+    Granted,
+    Refused(Box<Error>),
 }
 
-const NOTHING: u32 = 0;
-/// The word is locked for it.
-const GRANTED: u32 = 1;
-const REFUSED: u32 = 2;
-/// It has heard.
-const OVER: u32 = 3;
-
-/// Who is to be woken, and why it is refused.
-struct Hears {
-    waker: Option<Waker>,
-    error: Option<Error>,
+#[derive(Debug, Default)]
+struct Shard {
+    lines: BTreeMap<PartKey, Line>,
+    /// By ticket: mostly told and heard first come, first served.
+    told: VecDeque<(u64, Told)>,
+    tickets: u64,
 }
-
-/// Those who wait for one part.
-struct Line {
-    words: Arc<dyn Words>,
-    waiters: VecDeque<Arc<Waiter>>,
-    /// How many of them want a pin, or all of it: those who are not simply behind the one before
-    /// them.
-    odd: usize,
-}
-
-impl Line {
-    fn new(words: Arc<dyn Words>) -> Self {
-        Self {
-            words,
-            waiters: VecDeque::new(),
-            odd: 0,
-        }
-    }
-
-    fn push_back(&mut self, waiter: Arc<Waiter>) {
-        self.odd += usize::from(waiter.is_odd());
-        self.waiters.push_back(waiter);
-    }
-
-    fn insert(&mut self, at: usize, waiter: Arc<Waiter>) {
-        self.odd += usize::from(waiter.is_odd());
-        self.waiters.insert(at, waiter);
-    }
-
-    /// Takes out those that `keeps` does not keep; how many.
-    fn retain(&mut self, keeps: impl FnMut(&Arc<Waiter>) -> bool) -> usize {
-        let before = self.waiters.len();
-        self.waiters.retain(keeps);
-        self.odd = self.waiters.iter().filter(|waiter| waiter.is_odd()).count();
-        before - self.waiters.len()
-    }
-}
-
-type Shard = BTreeMap<PartKey, Line>;
 
 /// In a cache line of its own: who changes it takes nothing else from who reads.
 #[repr(align(128))]
@@ -183,7 +134,7 @@ pub(crate) enum Asked<W = Waiting> {
 }
 
 /// What is asked for, and by whom.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub word: &'a AtomicWord,
     pub key: PartKey,
@@ -199,7 +150,7 @@ pub(crate) struct Request<'a> {
 #[derive(Debug)]
 pub(crate) struct InOrder {
     pub key: PartKey,
-    pub waiters: Vec<Arc<Waiter>>,
+    pub waiters: Vec<Stands>,
 }
 
 impl WaitTable {
@@ -208,7 +159,7 @@ impl WaitTable {
         Arc::new(Self {
             // A power of two: a mask, where a division would cost as much as the rest of it.
             shards: (0..shards.next_power_of_two())
-                .map(|_| Mutex::new(BTreeMap::new()))
+                .map(|_| Mutex::new(Shard::default()))
                 .collect(),
             waiting: Apart(AtomicU64::new(0)),
             most,
@@ -246,28 +197,28 @@ impl WaitTable {
     pub(crate) fn ask_as(self: &Arc<Self>, request: Request<'_>, words: &Arc<dyn Words>) -> Asked {
         match self.enter(request, || Arc::clone(words), None) {
             Asked::Granted => Asked::Granted,
-            Asked::Waits(waiter) => {
+            Asked::Waits(ticket) => {
                 let (table, words) = (Arc::clone(self), Arc::clone(words));
-                Asked::Waits(Waiting::new(table, words, waiter))
+                Asked::Waits(Waiting::new(table, words, request, ticket))
             }
             Asked::Full => Asked::Full,
             Asked::TooManyWaiters => Asked::TooManyWaiters,
         }
     }
 
-    /// The same, with the waker of who polls first; its place is given up by
+    /// The same, with the waker of who polls first: the ticket of its place, which is given up by
     /// [`leave`](Self::leave), which [`Waiting`] sees to.
     pub(crate) fn enter(
         &self,
         request: Request<'_>,
         words: impl FnOnce() -> Arc<dyn Words>,
         waker: Option<Waker>,
-    ) -> Asked<Arc<Waiter>> {
+    ) -> Asked<u64> {
         let Request {
             word, key, want, ..
         } = request;
-        let mut shard = self.shard(key).lock();
-        let first = !shard.contains_key(&key);
+        let shard = &mut *self.shard(key).lock();
+        let first = !shard.lines.contains_key(&key);
         let closes = want == Want::Sole;
         // Locked, or the bits that make who releases it look for us: in one move.
         let asked = |word: Word| match word.lock(want, first) {
@@ -290,40 +241,61 @@ impl WaitTable {
         // Counted first: other shards count as well, and none goes over.
         if self.waiting.0.fetch_add(1, Ordering::Relaxed) >= self.most {
             self.waiting.0.fetch_sub(1, Ordering::Relaxed);
-            let told = self.hand_on(&mut shard, key, word);
-            drop(shard);
-            wake(told);
+            // The bits may be ours alone. Nobody else can be handed anything that he could not
+            // have had before we came.
+            shard.look_again(key, word);
             return Asked::TooManyWaiters;
         }
-        let waiter = Arc::new(Waiter {
-            key,
+        shard.tickets += 1;
+        let ticket = shard.tickets;
+        let line = shard.lines.entry(key);
+        line.or_insert_with(|| Line::new(words())).enter(Waiter {
+            ticket,
             want,
             locker: request.locker.map(|locker| locker.id),
             within: request.within,
-            seen_ms: AtomicU64::new(0),
-            told: AtomicU32::new(NOTHING),
-            hears: Mutex::new(Hears { waker, error: None }),
+            seen_ms: 0,
+            waker,
         });
-        let line = shard.entry(key).or_insert_with(|| Line::new(words()));
-        if closes {
-            // What is to be cut off is not handed to anyone before, but who cuts it as well.
-            let cuts = line.waiters.iter();
-            let cuts = cuts.take_while(|other| other.want == Want::Sole).count();
-            line.insert(cuts, Arc::clone(&waiter));
-        } else {
-            line.push_back(Arc::clone(&waiter));
-        }
-        Asked::Waits(waiter)
+        Asked::Waits(ticket)
     }
 
     /// A holder goes.
     #[inline(always)]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
+        if want == EXCLUSIVE && word.get().has_waiters() && self.pass_on(word, key) {
+            return;
+        }
         let now = word.set(|word| word.unlock(want));
         if now.has_waiters() {
             self.released(word, key, want, now);
         }
         self.idle.tell(now);
+    }
+
+    /// From one who has it `Exclusive` to the next one, if he is to have it so.
+    #[cold]
+    fn pass_on(&self, word: &AtomicWord, key: PartKey) -> bool {
+        let waker = {
+            let shard = &mut *self.shard(key).lock();
+            let Some(line) = shard.lines.get_mut(&key) else {
+                return false;
+            };
+            let Some(next) = line.pass_on() else {
+                return false;
+            };
+            let last = line.is_empty();
+            tell(&mut shard.told, next.ticket, Told::Granted);
+            if last {
+                shard.look_again(key, word);
+            }
+            next.waker
+        };
+        self.waiting.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
     }
 
     #[cold]
@@ -337,52 +309,21 @@ impl WaitTable {
         }
     }
 
-    /// Locks the word for as many as can have it, in order. A pin is in nobody's way, and nobody
-    /// in a pin's, but who wants all of it: who came later than the pin would not wait for it.
+    /// Locks the word for as many as can have it, in order.
     fn hand_on(&self, shard: &mut Shard, key: PartKey, word: &AtomicWord) -> Wakers {
         let mut wakers = Wakers::default();
-        let Some(line) = shard.get_mut(&key) else {
-            word.set(|word| word.with_waiters(false).close(false));
-            return wakers;
-        };
-        let grant = |next: &Waiter| word.change(|word| word.lock(next.want, true)).is_ok();
         let mut granted = 0;
-        if line.odd == 0 {
-            while line.waiters.front().is_some_and(|next| grant(next))
-                && let Some(next) = line.waiters.pop_front()
-            {
-                wakers.extend(next.tell(GRANTED, None));
+        let Shard { lines, told, .. } = shard;
+        if let Some(line) = lines.get_mut(&key) {
+            line.hand_on(word, |next| {
                 granted += 1;
-                if next.want != SHARED {
-                    break;
-                }
-            }
-        } else {
-            let (mut blocked, mut closing) = (false, false);
-            granted = line.retain(|next| {
-                let pin = next.want == PIN;
-                let may = if pin { !closing } else { !blocked };
-                if may && grant(next) {
-                    wakers.extend(next.tell(GRANTED, None));
-                    return false;
-                }
-                blocked |= !pin;
-                closing |= next.want == Want::Sole;
-                true
+                tell(told, next.ticket, Told::Granted);
+                wakers.extend(next.waker);
             });
         }
-        let closing = line.odd > 0 && line.waiters.iter().any(|next| next.want == Want::Sole);
-        let waiting = !line.waiters.is_empty();
-        if !waiting {
-            shard.remove(&key);
-        }
-        let now = word.get();
-        // Changed under this shard's lock only.
-        if now.has_waiters() != waiting || now.is_closing() != closing {
-            word.set(|word| word.with_waiters(waiting).close(closing));
-        }
+        shard.look_again(key, word);
         if granted > 0 {
-            self.waiting.0.fetch_sub(granted as u64, Ordering::Relaxed);
+            self.waiting.0.fetch_sub(granted, Ordering::Relaxed);
         }
         wakers
     }
@@ -409,7 +350,7 @@ impl WaitTable {
     ) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let keys: Vec<PartKey> = shard.keys().copied().collect();
+            let keys: Vec<PartKey> = shard.lines.keys().copied().collect();
             let mut wakers = Wakers::default();
             for key in keys {
                 wakers.extend(self.refuse_in(&mut shard, key, &which, &why).1);
@@ -427,50 +368,63 @@ impl WaitTable {
         why: impl Fn(&Waiter) -> Error,
     ) -> (usize, Wakers) {
         let mut wakers = Wakers::default();
-        let Some(line) = shard.get_mut(&key) else {
+        let Some(line) = shard.lines.get_mut(&key) else {
             return (0, wakers);
         };
-        let refused = line.retain(|waiter| {
-            let refuse = which(waiter);
-            if refuse {
-                wakers.extend(waiter.tell(REFUSED, Some(why(waiter))));
-            }
-            !refuse
-        });
-        if refused > 0 {
-            self.waiting.0.fetch_sub(refused as u64, Ordering::Relaxed);
-            let words = Arc::clone(&line.words);
-            wakers.extend(self.hand_on(shard, key, words.word(key.index())));
+        let words = Arc::clone(&line.words);
+        let gone = line.take(which);
+        let refused = gone.len();
+        if refused == 0 {
+            return (0, wakers);
         }
+        for waiter in gone {
+            let error = Box::new(why(&waiter));
+            tell(&mut shard.told, waiter.ticket, Told::Refused(error));
+            wakers.extend(waiter.waker);
+        }
+        self.waiting.0.fetch_sub(refused as u64, Ordering::Relaxed);
+        wakers.extend(self.hand_on(shard, key, words.word(key.index())));
         (refused, wakers)
     }
 
     /// Who leaves of its own.
-    fn leave(&self, word: &AtomicWord, waiter: &Arc<Waiter>) {
-        let mut shard = self.shard(waiter.key).lock();
-        // Asked under the shard's lock: nobody hands anything on meanwhile.
-        let told = waiter.told.load(Ordering::Acquire);
-        waiter.told.store(OVER, Ordering::Release);
+    fn leave(&self, word: &AtomicWord, key: PartKey, ticket: u64, want: Want) {
         let mut unlocked = None;
-        let wakers = match told {
-            NOTHING => {
-                if let Some(line) = shard.get_mut(&waiter.key) {
-                    line.retain(|other| !Arc::ptr_eq(other, waiter));
-                    self.waiting.0.fetch_sub(1, Ordering::Relaxed);
+        let wakers = {
+            let shard = &mut *self.shard(key).lock();
+            match shard.hear(ticket) {
+                Some(Told::Granted) => unlocked = Some(word.set(|word| word.unlock(want))),
+                Some(Told::Refused(_)) => return,
+                None => {
+                    let line = shard.lines.get_mut(&key);
+                    let gone = line.map_or(0, |line| line.take(|w| w.ticket == ticket).len());
+                    self.waiting.0.fetch_sub(gone as u64, Ordering::Relaxed);
                 }
-                self.hand_on(&mut shard, waiter.key, word)
             }
-            GRANTED => {
-                unlocked = Some(word.set(|word| word.unlock(waiter.want)));
-                self.hand_on(&mut shard, waiter.key, word)
-            }
-            _ => Wakers::default(),
+            self.hand_on(shard, key, word)
         };
-        drop(shard);
         wake(wakers);
         if let Some(now) = unlocked {
             self.idle.tell(now);
         }
+    }
+
+    /// What somebody was told, if anything; else it is to be woken when it is.
+    fn hear(&self, key: PartKey, ticket: u64, waker: &Waker) -> Poll<Result<(), Error>> {
+        let shard = &mut *self.shard(key).lock();
+        match shard.hear(ticket) {
+            Some(Told::Granted) => return Poll::Ready(Ok(())),
+            Some(Told::Refused(error)) => return Poll::Ready(Err(*error)),
+            None => {}
+        }
+        let line = shard.lines.get_mut(&key);
+        if let Some(waiter) = line.and_then(|line| line.find(ticket)) {
+            match &mut waiter.waker {
+                Some(old) => old.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        Poll::Pending
     }
 
     /// Everyone who waits, line by line, first come first.
@@ -478,34 +432,38 @@ impl WaitTable {
         let mut lines = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            lines.extend(shard.iter().map(|(key, line)| InOrder {
+            lines.extend(shard.lines.iter().map(|(key, line)| InOrder {
                 key: *key,
-                waiters: line.waiters.iter().cloned().collect(),
+                waiters: line.waiters().map(|waiter| stands(*key, waiter)).collect(),
             }));
         }
         lines
     }
 
     /// The same, without their lines.
-    pub(crate) fn waiters(&self) -> impl Iterator<Item = Arc<Waiter>> {
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = Stands> {
         self.lines().into_iter().flat_map(|line| line.waiters)
     }
 
     /// Those that have waited for as long as they may. A wait begins when this first finds it:
     /// whoever takes a place does not look at the clock.
-    pub(crate) fn expired(&self) -> Vec<Arc<Waiter>> {
+    pub(crate) fn expired(&self) -> Vec<Stands> {
         let now = self.now_ms();
-        let over = |waiter: &Arc<Waiter>| match waiter.seen_ms.load(Ordering::Relaxed) {
-            0 => {
-                waiter.seen_ms.store(now, Ordering::Relaxed);
-                false
+        let mut expired = Vec::new();
+        for shard in &self.shards {
+            for (key, line) in &mut shard.lock().lines {
+                for waiter in line.waiters_mut() {
+                    if waiter.seen_ms == 0 {
+                        waiter.seen_ms = now;
+                    }
+                    let waited = Duration::from_millis(now - waiter.seen_ms);
+                    if waiter.within.is_some_and(|within| waited >= within) {
+                        expired.push(stands(*key, waiter));
+                    }
+                }
             }
-            seen => {
-                let waited = Duration::from_millis(now.saturating_sub(seen));
-                waiter.within.is_some_and(|within| waited >= within)
-            }
-        };
-        self.waiters().filter(over).collect()
+        }
+        expired
     }
 
     /// Milliseconds since this was made, and one.
@@ -514,8 +472,8 @@ impl WaitTable {
     }
 
     /// For how long somebody has been seen waiting.
-    pub(crate) fn waited(&self, waiter: &Waiter) -> Duration {
-        match waiter.seen_ms.load(Ordering::Relaxed) {
+    pub(crate) fn waited(&self, waiter: &Stands) -> Duration {
+        match waiter.seen_ms {
             0 => Duration::ZERO,
             seen => Duration::from_millis(self.now_ms().saturating_sub(seen)),
         }
@@ -527,26 +485,49 @@ impl WaitTable {
     }
 
     /// Gives one waiter an error instead of the lock; whether it was still waiting.
-    pub(crate) fn refuse_one(&self, waiter: &Arc<Waiter>, error: &Error) -> bool {
-        self.refuse(
-            waiter.key,
-            |other| std::ptr::eq(other, &**waiter),
-            |_| error.clone(),
-        ) > 0
+    pub(crate) fn refuse_one(&self, waiter: &Stands, error: &Error) -> bool {
+        let is_it = |other: &Waiter| other.ticket == waiter.ticket;
+        self.refuse(waiter.key, is_it, |_| error.clone()) > 0
     }
 }
 
-impl Waiter {
-    fn is_odd(&self) -> bool {
-        matches!(self.want, PIN | Want::Sole)
+fn tell(told: &mut VecDeque<(u64, Told)>, ticket: u64, news: Told) {
+    let at = match told.back() {
+        Some((last, _)) if *last > ticket => told.partition_point(|(other, _)| *other < ticket),
+        _ => told.len(),
+    };
+    told.insert(at, (ticket, news));
+}
+
+impl Shard {
+    fn hear(&mut self, ticket: u64) -> Option<Told> {
+        let at = self.told.binary_search_by_key(&ticket, |(other, _)| *other);
+        self.told.remove(at.ok()?).map(|(_, news)| news)
     }
 
-    /// Under the shard's lock, to who is in line.
-    fn tell(&self, news: u32, error: Option<Error>) -> Option<Waker> {
-        let hears = &mut *self.hears.lock();
-        hears.error = error;
-        self.told.store(news, Ordering::Release);
-        hears.waker.take()
+    /// Has the word's bits, and the table, say what there is of a line.
+    fn look_again(&mut self, key: PartKey, word: &AtomicWord) {
+        let line = self.lines.get(&key);
+        let waiting = line.is_some_and(|line| !line.is_empty());
+        let closing = line.is_some_and(Line::closes);
+        if !waiting {
+            self.lines.remove(&key);
+        }
+        let now = word.get();
+        // Changed under this shard's lock only.
+        if now.has_waiters() != waiting || now.is_closing() != closing {
+            word.set(|word| word.with_waiters(waiting).close(closing));
+        }
+    }
+}
+
+fn stands(key: PartKey, waiter: &Waiter) -> Stands {
+    Stands {
+        key,
+        ticket: waiter.ticket,
+        want: waiter.want,
+        locker: waiter.locker,
+        seen_ms: waiter.seen_ms,
     }
 }
 
@@ -592,17 +573,21 @@ where
 {
     table: T,
     pub words: W,
-    waiter: Arc<Waiter>,
+    key: PartKey,
+    want: Want,
+    ticket: u64,
     /// It has heard.
     over: bool,
 }
 
 impl<T: Deref<Target = WaitTable>, W: Deref<Target: Words>> Waiting<T, W> {
-    pub(crate) fn new(table: T, words: W, waiter: Arc<Waiter>) -> Self {
+    pub(crate) fn new(table: T, words: W, request: Request<'_>, ticket: u64) -> Self {
         Self {
             table,
             words,
-            waiter,
+            key: request.key,
+            want: request.want,
+            ticket,
             over: false,
         }
     }
@@ -616,38 +601,17 @@ where
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let waiter = &*this.waiter;
-        if waiter.told.load(Ordering::Acquire) == NOTHING {
-            let hears = &mut *waiter.hears.lock();
-            // Told meanwhile, it has taken the waker of before, or none.
-            if waiter.told.load(Ordering::Acquire) == NOTHING {
-                match &mut hears.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
-                }
-                return Poll::Pending;
-            }
-        }
-        // From here on nobody else changes it.
-        let answer = match waiter.told.load(Ordering::Acquire) {
-            GRANTED => Ok(()),
-            _ => match waiter.hears.lock().error.take() {
-                Some(error) => Err(error),
-                None => return Poll::Pending,
-            },
-        };
-        waiter.told.store(OVER, Ordering::Release);
-        this.over = true;
-        Poll::Ready(answer)
+        let heard = self.table.hear(self.key, self.ticket, context.waker());
+        self.over |= heard.is_ready();
+        heard
     }
 }
 
 impl<T: Deref<Target = WaitTable>, W: Deref<Target: Words>> Drop for Waiting<T, W> {
     fn drop(&mut self) {
         if !self.over {
-            let word = self.words.word(self.waiter.key.index());
-            self.table.leave(word, &self.waiter);
+            let word = self.words.word(self.key.index());
+            self.table.leave(word, self.key, self.ticket, self.want);
         }
     }
 }

@@ -55,15 +55,18 @@ impl<'a> Lock<'a> {
         }
     }
 
+    /// The part's word. Entries of parts that do not exist are not made.
+    #[inline]
+    fn word(&self) -> Option<&'a AtomicWord> {
+        let file = &self.file.inner.file;
+        (u64::from(self.index) < file.parts_of(file.len()))
+            .then(|| &file.header.entry(self.index).word)
+    }
+
     /// The lock, if nothing at all is in the way.
     #[inline]
-    fn at_once(&self) -> Option<Guard<'a>> {
+    fn at_once(&self, word: &'a AtomicWord) -> Option<Guard<'a>> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
-        // Entries of parts that do not exist are not made.
-        if u64::from(self.index) >= file.parts_of(file.len()) {
-            return None;
-        }
-        let word = &file.header.entry(self.index).word;
         let (key, locker) = (file.key(self.index), &self.locker.state);
         let tried = parts.locks.try_lock(word, key, self.mode, locker);
         let Ok((place, now)) = tried else { return None };
@@ -80,13 +83,12 @@ impl<'a> Lock<'a> {
     }
 
     /// A place in the line of a part that is here, if others are all that is in the way.
-    fn enter(&self, waker: &Waker) -> Option<InLine<'a>> {
+    fn enter(&self, word: &'a AtomicWord, waker: &Waker) -> Option<InLine<'a>> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
         let within = self.deadline.unwrap_or(parts.config.queue.op_deadline);
-        // Entries of parts that do not exist are not made.
-        file.check(self.index).ok()?;
-        let word = &file.header.entry(self.index).word;
-        let here = u64::from(self.index) < file.cutting_from() && is_here(word.get());
+        let here = is_here(word.get())
+            && u64::from(self.index) < file.cutting_from()
+            && !file.is_dropped();
         if !here || within < LONG || within < parts.config.deadlock_timeout * 4 {
             return None;
         }
@@ -142,7 +144,7 @@ impl<'a> Lock<'a> {
     /// As [`File::lock`]; [`Error::WouldBlockRuntime`](crate::Error::WouldBlockRuntime) where it would have to wait on a thread of
     /// the runtime that drives the store.
     pub fn wait(self) -> Result<Guard<'a>> {
-        match self.at_once() {
+        match self.word().and_then(|word| self.at_once(word)) {
             Some(guard) => Ok(guard),
             None => self.slow().wait(),
         }
@@ -156,7 +158,7 @@ impl<'a> Lock<'a> {
     /// in the way.
     #[inline]
     pub fn now(self) -> Result<Guard<'a>> {
-        match self.at_once() {
+        match self.word().and_then(|word| self.at_once(word)) {
             Some(guard) => Ok(guard),
             None => self.slow().now(),
         }
@@ -205,12 +207,14 @@ impl<'a> Future for LockFuture<'a> {
         loop {
             match &mut this.state {
                 State::Start => {
-                    if let Some(guard) = lock.at_once() {
-                        return Poll::Ready(Ok(guard));
-                    }
-                    if let Some(line) = lock.enter(context.waker()) {
-                        this.state = State::InLine(line);
-                        return Poll::Pending;
+                    if let Some(word) = lock.word() {
+                        if let Some(guard) = lock.at_once(word) {
+                            return Poll::Ready(Ok(guard));
+                        }
+                        if let Some(line) = lock.enter(word, context.waker()) {
+                            this.state = State::InLine(line);
+                            return Poll::Pending;
+                        }
                     }
                 }
                 State::InLine(line) => {
