@@ -119,11 +119,8 @@ impl Line {
     /// Who had the part `Exclusive` goes, and the next one has it so: nothing changes but whose it
     /// is.
     pub(crate) fn pass_on(&mut self) -> Option<Waiter> {
-        let same = |next: &mut Waiter| next.want == EXCLUSIVE;
-        match self.odd {
-            0 => self.waiters.pop_front_if(same),
-            _ => None,
-        }
+        // Who comes first: nobody who wants all of it, who would be before, is there.
+        self.waiters.pop_front_if(|next| next.want == EXCLUSIVE)
     }
 
     /// Locks the word for as many as can have it, in order, and takes them out. A pin is in

@@ -47,7 +47,7 @@ impl<'a> Lock<'a> {
     }
 
     /// The same lock with another deadline. Default: the store's `op_deadline`. One of a second or
-    /// more may be passed by `deadlock_timeout`, where the lock is awaited.
+    /// more may be passed by twice `deadlock_timeout`, where the lock is awaited.
     pub fn within(self, deadline: Duration) -> Self {
         Self {
             deadline: Some(deadline),
