@@ -255,23 +255,12 @@ impl PartStore {
     /// As [`create`](Self::create); [`Error::InvalidInput`] where it exists with another part
     /// size.
     pub fn create_or_open(&self, id: FileId, options: FileOptions) -> Op<File> {
-        match self.parts.file(id) {
-            Err(_) => self.create(id, options),
-            Ok(file) if file.part_bytes == options.part_bytes => {
-                let store = self.clone();
-                let work = async move {
-                    // Whoever created it may not have stayed for that.
-                    store.parts.created(&file).await?;
-                    Ok(store.wrap(file))
-                };
-                self.op(work, || Error::WouldWait("the local disk"))
-            }
-            Ok(file) => Op::ready(Err(Error::InvalidInput {
-                what: "part size",
-                value: format!("{} bytes", options.part_bytes),
-                limit: format!("file {id} has parts of {} bytes", file.part_bytes),
-            })),
-        }
+        let store = self.clone();
+        let work = async move {
+            let file = store.parts.create_or_open(id, options.part_bytes).await?;
+            Ok(store.wrap(file))
+        };
+        self.op(work, || Error::WouldWait("the local disk"))
     }
 
     /// All files, in order.
@@ -292,11 +281,15 @@ impl PartStore {
     /// Dropped while it waits for guards, nothing has changed; later, it is carried through.
     pub fn drop_file(&self, id: FileId, locker: &Locker) -> Op<()> {
         let (parts, locker) = (Arc::clone(&self.parts), Arc::clone(&locker.state));
+        let on = Arc::clone(&self.parts);
         let work = async move {
             let file = parts.file(id)?;
             parts.drop_file(&file, &locker).await
         };
-        self.op(work, || Error::WouldWait("guards on the file, or the disk"))
+        self.op(work, move || match on.file(id) {
+            Ok(file) => on.holders_from(&file, 0),
+            Err(error) => error,
+        })
     }
 
     /// A locker.
@@ -334,9 +327,16 @@ impl PartStore {
     /// Leaves no trace.
     pub fn lock_many(&self, parts: &[PartId], mode: Mode, locker: &Locker) -> Op<GuardSet> {
         let (store, parts, locker) = (self.clone(), parts.to_vec(), locker.clone());
+        let (on, wanted, by) = (Arc::clone(&self.parts), parts.clone(), locker.clone());
         let work = async move { guard::lock_many(&store, parts, mode, &locker).await };
-        self.op(work, || {
-            Error::WouldWait("part locks, loads, or room in the cache")
+        self.op(work, move || {
+            let held = wanted.iter().find_map(|part| {
+                let key = on.file(part.file).ok()?.key(part.index);
+                let busy = on.locks.busy(*part, key, mode, &by.state);
+                matches!(&busy, Error::Locked { holders, .. } if !holders.is_empty())
+                    .then_some(busy)
+            });
+            held.unwrap_or(Error::WouldWait("loads, or room in the cache"))
         })
     }
 

@@ -57,7 +57,8 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     /// Gives the blocks of a range back: it reads as zeros, and the file keeps its length.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Reserves blocks for a range, so that writing there does not run out of space. Changes no
-    /// byte, nor the length.
+    /// byte; the file may become as long as the end of it, where [`punch`](Self::punch) gives the
+    /// blocks back.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Ranges (first byte, length) that may have bytes other than zero, in order. Beyond the last
     /// of them, and between them, the file reads as zeros.

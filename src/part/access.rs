@@ -50,7 +50,48 @@ pub(crate) struct Piece<'a> {
     pub at: usize,
     pub bytes: &'a [u8],
     /// Room in the cache, where the part has none yet.
-    pub frame: Option<Taken>,
+    frame: Option<Frame>,
+}
+
+/// Room in the cache for a part, and blocks of the disk.
+#[derive(Debug)]
+struct Frame {
+    room: Taken,
+    blocks: Reserved,
+}
+
+/// Blocks of the disk for a part that has none; given back when dropped, unless somebody has
+/// written there.
+#[derive(Debug)]
+struct Reserved {
+    parts: Arc<Parts>,
+    file: Arc<PartFile>,
+    index: u32,
+    kept: bool,
+    /// Shared with the thread that reserves, which may come to it when nobody wants it any more.
+    wanted: Arc<()>,
+}
+
+impl Reserved {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (parts, file, index) = (Arc::clone(&self.parts), Arc::clone(&self.file), self.index);
+        self.parts.spawn_local(async move {
+            let on = Arc::clone(&parts);
+            let given = parts.io.run(move || on.punch(&file, index)).await;
+            if let Err(error) = given.and_then(|given| given) {
+                tracing::debug!(%error, "blocks that nobody uses stay");
+            }
+        });
+    }
 }
 
 impl<'a> Piece<'a> {
@@ -115,6 +156,21 @@ impl Drop for Claimed {
     }
 }
 
+/// What comes of `work`, unless it has to wait, and its part is to be cut off: a read or a write
+/// has no guard, and keeps nobody from that while it waits for something else.
+async fn unless_cut<T>(
+    file: &PartFile,
+    index: u32,
+    work: impl Future<Output = Result<T>>,
+) -> Option<Result<T>> {
+    let is_cut = || u64::from(index) >= file.cutting_from();
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = file.moves.until(|_| is_cut().then_some(())) => None,
+    }
+}
+
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stepped {
@@ -140,7 +196,7 @@ impl Parts {
                     match waiting.await {
                         // Cut off, it can be written anew; or read past the end.
                         Err(Error::Deleted { .. }) if !file.is_dropped() => {
-                            file.uncut().await;
+                            self.uncut(file, locker).await;
                             continue;
                         }
                         waited => waited?,
@@ -160,7 +216,7 @@ impl Parts {
                 return Ok(pin);
             }
             drop(pin);
-            file.uncut().await;
+            self.uncut(file, locker).await;
         }
     }
 
@@ -182,10 +238,15 @@ impl Parts {
             return Err(file.past_end(offset, buffer.len() as u64));
         }
         for span in file.spans(offset, buffer.len()) {
-            let _pin = self.pin(file, span.index, locker).await?;
-            let into = &mut buffer[span.range];
-            self.read_held(file, span.index, span.at, into, locker)
-                .await?;
+            loop {
+                let _pin = self.pin(file, span.index, locker).await?;
+                let into = &mut buffer[span.range.clone()];
+                let read = self.read_held(file, span.index, span.at, into, locker);
+                if let Some(read) = unless_cut(file, span.index, read).await {
+                    read?;
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -241,9 +302,20 @@ impl Parts {
             return Err(file.past_end(offset, len));
         }
         for span in file.spans(offset, bytes.len()) {
-            let _pin = self.pin(file, span.index, locker).await?;
-            let piece = Piece::new(file, span.index, span.at, &bytes[span.range]);
-            self.write_held(&mut [piece], locker).await?;
+            loop {
+                let _pin = self.pin(file, span.index, locker).await?;
+                let mut piece = [Piece::new(
+                    file,
+                    span.index,
+                    span.at,
+                    &bytes[span.range.clone()],
+                )];
+                let write = self.write_held(&mut piece, locker);
+                if let Some(written) = unless_cut(file, span.index, write).await {
+                    written?;
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -257,6 +329,11 @@ impl Parts {
         pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<()> {
+        let pieces = match pieces.iter().all(|piece| piece.bytes.is_empty()) {
+            // It changes nothing, and no length either.
+            true => return self.check_writes(locker),
+            false => pieces,
+        };
         let total: u64 = pieces.iter().map(|p| u64::from(p.file.part_bytes)).sum();
         for room in [&self.dirty, &self.cache] {
             room.may_have(total)?;
@@ -316,12 +393,28 @@ impl Parts {
                 if !piece.lacks_frame() || room.bytes() < each {
                     continue;
                 }
-                piece.frame = Some(room.split(each));
+                let blocks = Reserved {
+                    parts: Arc::clone(self),
+                    file: Arc::clone(&piece.file),
+                    index: piece.index,
+                    kept: false,
+                    wanted: Arc::new(()),
+                };
+                let room = room.split(each);
                 // Blocks too, so that the step does not run out of disk.
                 let (on, index) = (Arc::clone(&piece.file), piece.index);
-                let reserved = self
-                    .io
-                    .run(move || on.disk.reserve(on.start_of(index), each));
+                let (parts, wanted) = (Arc::clone(self), Arc::clone(&blocks.wanted));
+                piece.frame = Some(Frame { room, blocks });
+                // Sealing waits for it, whoever asked may have gone.
+                let tracked = self.local.token();
+                let reserved = self.io.run(move || {
+                    let _tracked = tracked;
+                    on.disk.reserve(on.start_of(index), each)?;
+                    match Arc::strong_count(&wanted) {
+                        1 => parts.punch(&on, index),
+                        _ => Ok(()),
+                    }
+                });
                 reserved
                     .await
                     .and_then(|reserved| reserved)
@@ -407,7 +500,9 @@ impl Parts {
         for piece in pieces.iter_mut() {
             // Intents are closed under the latch, and only of parts that nobody holds: what was
             // so a moment ago still is.
-            self.put(piece)?;
+            if !piece.bytes.is_empty() {
+                self.put(piece)?;
+            }
         }
         Ok(Stepped::Done)
     }
@@ -436,10 +531,17 @@ impl Parts {
                     file.moved();
                     return written;
                 }
-                // A part of it may have been written over zeros: it is what it is, as by pwrite.
+                // It is zeros, and stays so: behind the end nobody would ever upload it.
+                let each = u64::from(file.part_bytes);
+                let clean = || file.disk.punch(file.start_of(piece.index), each).is_ok();
+                if written.is_err() && clean() {
+                    return written;
+                }
+                // Part of it may have been written over zeros: it is what it is, as by pwrite.
                 let made = word.make(|word| word.filled());
-                if let Some(frame) = piece.frame.take() {
-                    self.resident.add(file, piece.index, frame);
+                if let Some(Frame { room, blocks }) = piece.frame.take() {
+                    blocks.keep();
+                    self.resident.add(file, piece.index, room);
                 }
                 // Who waits for it, or for room for it, looks again.
                 file.moved();

@@ -61,6 +61,11 @@ pub struct StoreConfig {
     /// Files at one time. Default 10,000; 1 to 1,000,000. Each has a file descriptor.
     #[serde(default = "defaults::max_files")]
     pub max_files: u64,
+    /// Header records in the journal, of all files, beyond which those of the file with most are
+    /// written down in a snapshot. Each takes up to 1 KiB of disk, on top of the queue's
+    /// `max_disk_bytes`. Default 65,536; 64 to 1,000,000.
+    #[serde(default = "defaults::max_header_records")]
+    pub max_header_records: u64,
     /// Bytes that one step of a guard set may write. Default 16 MiB; 4 KiB to 1 GiB.
     #[serde(default = "defaults::max_step_bytes")]
     pub max_step_bytes: u64,
@@ -98,6 +103,7 @@ mod defaults {
         image_bytes: u64 = 64 * MIB;
         max_lock_waiters: u64 = 65_536;
         max_files: u64 = 10_000;
+        max_header_records: u64 = 65_536;
         max_step_bytes: u64 = 16 * MIB;
         io_deadline: Duration = Duration::from_secs(600);
         deadlock_timeout: Duration = Duration::from_millis(100);
@@ -118,6 +124,7 @@ impl StoreConfig {
             image_bytes: d::image_bytes(),
             max_lock_waiters: d::max_lock_waiters(),
             max_files: d::max_files(),
+            max_header_records: d::max_header_records(),
             max_step_bytes: d::max_step_bytes(),
             io_deadline: d::io_deadline(),
             deadlock_timeout: d::deadlock_timeout(),
@@ -146,6 +153,7 @@ impl StoreConfig {
             ("image_bytes", self.image_bytes, least, 1 << 40),
             ("max_lock_waiters", self.max_lock_waiters, 1, 10_000_000),
             ("max_files", self.max_files, 1, 1_000_000),
+            ("max_header_records", self.max_header_records, 64, 1_000_000),
             ("max_step_bytes", self.max_step_bytes, least, 1 << 30),
         ] {
             if !(min..=max).contains(&value) {

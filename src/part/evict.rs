@@ -161,10 +161,12 @@ impl Parts {
         Some((file, key.index(), frame))
     }
 
-    fn punch(&self, file: &PartFile, index: u32) -> std::io::Result<()> {
+    /// Punches out what the local file has of a part that is not here.
+    pub(super) fn punch(&self, file: &PartFile, index: u32) -> std::io::Result<()> {
         let _latch = self.latches.step(file.key(index));
-        // Loaded meanwhile, it is not ours any more.
-        if file.header.entry(index).word.get().status() != Status::NotLoaded {
+        // Loaded or written meanwhile, it is not ours any more.
+        let status = file.header.entry(index).word.get().status();
+        if !matches!(status, Status::NotLoaded | Status::Zero) {
             return Ok(());
         }
         file.disk
@@ -269,7 +271,7 @@ impl Parts {
     fn explain(&self, gave_way: &mut Option<Instant>) {
         let lockers = match self.stuck() {
             Stuck::Uploads => return self.flusher.hurry(),
-            Stuck::Busy => return,
+            Stuck::Busy => return self.give_up_prefetches(),
             Stuck::Held(lockers) => lockers,
         };
         // Who was told to give way gets a moment to do so.

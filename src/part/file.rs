@@ -52,6 +52,8 @@ pub(crate) struct PartFile {
     pub moves: Watched<u64>,
     /// Parts whose bytes are not known to survive a power cut, and syncs in progress.
     pub unsynced: Mutex<Unsynced>,
+    /// One fsync at a time.
+    pub syncs: Mutex<()>,
 }
 
 /// How far a cut is.
@@ -175,6 +177,7 @@ impl PartFile {
             captured: AtomicU64::new(0),
             moves: Watched::new(0),
             unsynced: Mutex::new(Unsynced::default()),
+            syncs: Mutex::new(()),
         }
     }
 

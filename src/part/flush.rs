@@ -200,10 +200,14 @@ impl Flusher {
     /// What is to be captured now; and when to look again, if nothing calls earlier.
     fn take(&self, early: bool, age: Duration, now: Instant) -> (Vec<Dirty>, Option<Instant>) {
         let state = &mut *self.state.lock();
-        while let Some(due) = state.delayed.first_entry().filter(|due| due.key().0 <= now) {
-            state.dirty.push_front(due.remove());
-        }
         let mut taken = Vec::new();
+        // Whatever has waited for its time is due, and in nobody's way.
+        while taken.len() < BATCH
+            && let Some(due) = state.delayed.first_entry().filter(|due| due.key().0 <= now)
+        {
+            let due = due.remove();
+            taken.extend(state.due(due, now));
+        }
         while taken.len() < BATCH {
             let due = |dirty: &Dirty| early || dirty.since + age <= now;
             match state.dirty.pop_front_if(|dirty| due(dirty)) {

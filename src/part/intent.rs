@@ -14,6 +14,7 @@
 //! 5. What may be dirty is bounded by room that is taken before the record is made.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::journal::{Append, Location, Payload};
@@ -65,6 +66,7 @@ impl Parts {
             last = self.journal.append(append)?;
             log.records.push(last);
             log.changes += chunk.len();
+            self.header_records.fetch_add(1, Ordering::Relaxed);
         }
         if vital {
             log.last = last;

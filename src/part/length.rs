@@ -16,6 +16,7 @@
 //! 5. From the record on a cut is carried through, whoever asked for it may have gone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Limit, Result};
 use crate::journal::fs::OpenMode;
@@ -85,15 +86,28 @@ impl Parts {
                 Ok::<_, std::io::Error>(disk)
             })
             .await
-            .and_then(|disk| disk)
-            .map_err(|error| Error::directory(&path, &error))?;
+            .and_then(|disk| disk);
         let record = FileRecord {
             id: id.0,
             part_bytes,
             token,
         };
         let append = Append::begin(kind::FILE, encode(&record), Payload::None);
-        let incarnation = self.journal.append(append)?;
+        let begun = match disk {
+            Ok(disk) => self
+                .journal
+                .append(append)
+                .map(|at| (disk, at))
+                .map_err(Error::from),
+            Err(error) => Err(Error::directory(&path, &error)),
+        };
+        let (disk, incarnation) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.unlink(vec![path]).await;
+                return Err(error);
+            }
+        };
         let made = Made {
             no: reserved.no,
             id,
@@ -109,6 +123,32 @@ impl Parts {
             Err(error) => {
                 self.forget(&file);
                 Err(error.into())
+            }
+        }
+    }
+
+    /// A file, created where it does not exist; whoever else is creating it meanwhile.
+    pub(crate) async fn create_or_open(
+        self: &Arc<Self>,
+        id: FileId,
+        part_bytes: u32,
+    ) -> Result<Arc<PartFile>> {
+        loop {
+            if let Ok(file) = self.file(id) {
+                if file.part_bytes != part_bytes {
+                    return Err(Error::InvalidInput {
+                        what: "part size",
+                        value: format!("{part_bytes} bytes"),
+                        limit: format!("file {id} has parts of {} bytes", file.part_bytes),
+                    });
+                }
+                // Whoever created it may not have stayed for that.
+                self.created(&file).await?;
+                return Ok(file);
+            }
+            match self.create(id, part_bytes).await {
+                Err(Error::FileExists { .. }) => self.named(id).await,
+                created => return created,
             }
         }
     }
@@ -143,6 +183,7 @@ impl Parts {
         locker: &Arc<LockerState>,
     ) -> Result<()> {
         self.check_writes(Some(locker))?;
+        self.holds_none(file, 0, locker)?;
         let mut cutting = self.shape(file, locker).await?;
         self.take_all(&mut cutting, 0).await?;
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
@@ -166,6 +207,9 @@ impl Parts {
             let (records, intents, snapshot) = {
                 let log = &mut *on.log.lock();
                 let records = std::mem::take(&mut log.records);
+                parts
+                    .header_records
+                    .fetch_sub(records.len() as u64, Ordering::Relaxed);
                 (records, std::mem::take(&mut log.intents), log.snapshot)
             };
             // Whoever keeps a handle keeps no room.
@@ -219,6 +263,7 @@ impl Parts {
         let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
         let inside = usize::try_from(len % u64::from(file.part_bytes)).unwrap_or(0);
         let last = keeps.saturating_sub(1);
+        self.holds_none(file, keeps, locker)?;
         let (cutting, pin) = loop {
             if inside > 0 {
                 let _pin = self.pin(file, last, Some(locker)).await?;
@@ -386,14 +431,32 @@ impl Parts {
                 if behind < have {
                     on.disk.punch(behind, have - behind)?;
                 }
-                on.disk.sync_data()
+                parts.fsync(&on)
             })
             .await
             .and_then(|punched| punched);
-        if let Err(error) = &punched {
-            self.fail(file, error);
-        }
         punched.map_err(|error| Error::StoreFailed(error.to_string()))
+    }
+
+    /// Waits until no cut of a file is in progress.
+    pub(crate) async fn uncut(&self, file: &PartFile, locker: Option<&Arc<LockerState>>) {
+        let locker = locker.map(|locker| &**locker);
+        self.locks.until_uncut(file.no, locker, file.uncut()).await;
+    }
+
+    /// Who has a part of what he is to cut off would wait for himself.
+    fn holds_none(&self, file: &PartFile, first: u32, locker: &LockerState) -> Result<()> {
+        match locker.holds_from(file.key(first)) {
+            Some(held) => Err(Error::AlreadyHeld {
+                part: file.part(held.key.index()),
+                locker: locker.name.clone(),
+                mode: match held.want {
+                    Want::Mode(mode) => Some(mode),
+                    Want::Sole => None,
+                },
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Becomes the one who cuts a file, in turn.
@@ -413,7 +476,7 @@ impl Parts {
             if ours {
                 break;
             }
-            file.uncut().await;
+            self.uncut(file, Some(locker)).await;
         }
         let cutting = Cutting {
             parts: Arc::clone(self),
@@ -433,6 +496,8 @@ impl Parts {
         let (file, locker) = (Arc::clone(&cutting.file), Arc::clone(&cutting.locker));
         // Said before looking: who takes a part from here on looks again when he has it.
         file.cut_from(u64::from(first));
+        // Reads and writes that wait for something else give way.
+        file.moved();
         self.locks.begin_cut(file.key(first), &locker);
         let words: Arc<dyn super::wait::Words> = Arc::clone(&file) as _;
         let used: Vec<u32> = file

@@ -41,15 +41,15 @@ pub(crate) struct PartLoad {
     key: Arc<str>,
     cell: Watched<Option<Result<()>>>,
     waiters: AtomicU32,
-    /// Wanted by nobody in particular.
-    prefetch: bool,
+    /// Wanted by nobody in particular; until somebody else wants its room.
+    prefetch: AtomicBool,
     urgent: AtomicBool,
     frame: Mutex<Option<Taken>>,
 }
 
 impl LoadSink for PartLoad {
     fn is_wanted(&self) -> bool {
-        self.prefetch || self.waiters.load(Ordering::Acquire) > 0
+        self.prefetch.load(Ordering::Acquire) || self.waiters.load(Ordering::Acquire) > 0
     }
 
     fn is_urgent(&self) -> bool {
@@ -345,8 +345,9 @@ impl Parts {
 
     /// Loads a part if that takes no wait; whether it is here or on its way.
     pub(crate) fn prefetch(self: &Arc<Self>, file: &Arc<PartFile>, index: u32) -> bool {
-        let word = &file.header.entry(index).word;
-        if word.get().status() != Status::NotLoaded {
+        // A part that has no entry yet is zeros.
+        let entry = file.header.peek(index);
+        if entry.is_none_or(|entry| entry.word.get().status() != Status::NotLoaded) {
             return true;
         }
         if let Some(frame) = self.resident.take_leftover(file.key(index)) {
@@ -358,6 +359,16 @@ impl Parts {
             self.start_load(file, index, frame, false, true);
             true
         })
+    }
+
+    /// Somebody wants room that loads have which nobody waits for: they are given up when they have
+    /// not come by the end of their attempt.
+    pub(crate) fn give_up_prefetches(&self) {
+        for file in self.all_files() {
+            for load in file.loads.lock().values() {
+                load.prefetch.store(false, Ordering::Release);
+            }
+        }
     }
 
     /// Waits for a load, as long as the phase lets its waiter.
@@ -412,7 +423,7 @@ impl Parts {
                 key: self.epochs.key(&address),
                 cell: Watched::new(None),
                 waiters: AtomicU32::new(1),
-                prefetch,
+                prefetch: AtomicBool::new(prefetch),
                 urgent: AtomicBool::new(false),
                 frame: Mutex::new(Some(frame)),
             });
@@ -543,5 +554,23 @@ mod tests {
         let guard = lock.await.expect("gets the lock");
         assert_eq!(began.elapsed(), Duration::ZERO, "at once");
         drop(guard);
+    }
+
+    /// A hint about a hole costs nothing: there is nothing to load, and no page of the header.
+    #[tokio::test(start_paused = true)]
+    async fn a_prefetch_of_a_hole_makes_no_pages_of_the_header() {
+        let store = PartStore::builder(StoreConfig::new("/q"), Arc::new(SimRemote::new()))
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(SimFs::new()), Io::inline())
+            .open()
+            .await
+            .expect("opens");
+        let options = FileOptions { part_bytes: 4096 };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        let len = 1 << 30;
+        file.set_len(len).await.expect("grows");
+        let _ = file.prefetch(0..len);
+        let part_file = store.parts().file(FileId(1)).expect("is there");
+        assert_eq!(part_file.header.pages().count(), 0);
     }
 }

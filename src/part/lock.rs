@@ -9,6 +9,7 @@
 //!    modes. (It would wait for itself.)
 //! 3. A lock that was granted to who has gone is handed on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::phase::Phase;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::watched::Watched;
 
 use super::detector::{self, Edge};
@@ -46,8 +47,34 @@ pub(crate) struct Locks {
     started: Instant,
     /// Changes when the gate is closed further.
     closing: Watched<()>,
+    /// Who waits until a cut is over.
+    uncut: Mutex<Uncut>,
     /// Where who waits for room is told of a part that was let go of.
     pub(crate) idle: Arc<Idle>,
+}
+
+/// Those who wait until a cut is over, by ticket.
+#[derive(Debug, Default)]
+struct Uncut {
+    tickets: u64,
+    waits: BTreeMap<u64, CutWait>,
+}
+
+/// A locker that waits until a file is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CutWait {
+    ticket: u64,
+    locker: u64,
+    file: u32,
+}
+
+/// On the list of those while it is there.
+struct UntilUncut<'a>(&'a Locks, u64);
+
+impl Drop for UntilUncut<'_> {
+    fn drop(&mut self) {
+        self.0.uncut.lock().waits.remove(&self.1);
+    }
 }
 
 /// A place in a line that borrows all it needs.
@@ -68,6 +95,7 @@ impl Locks {
             now_ms: AtomicU64::new(0),
             started: Instant::now(),
             closing: Watched::new(()),
+            uncut: Mutex::new(Uncut::default()),
         }
     }
 
@@ -189,7 +217,7 @@ impl Locks {
             Asked::TooManyWaiters => Err(Error::QueueFull {
                 limit: crate::error::Limit::LockWaiters,
                 current: self.table.waiting(),
-                max: self.table.waiting(),
+                max: self.table.most(),
                 retry_after: Duration::from_millis(10),
             }),
         }
@@ -320,6 +348,33 @@ impl Locks {
         self.table.waiting()
     }
 
+    /// Waits for the end of a cut, so that a deadlock with who cuts is found.
+    pub(crate) async fn until_uncut(
+        &self,
+        file: u32,
+        locker: Option<&LockerState>,
+        uncut: impl Future<Output = ()>,
+    ) {
+        let _listed = locker.map(|locker| {
+            let mut list = self.uncut.lock();
+            list.tickets += 1;
+            let ticket = list.tickets;
+            let wait = CutWait {
+                ticket,
+                locker: locker.id,
+                file,
+            };
+            list.waits.insert(ticket, wait);
+            UntilUncut(self, ticket)
+        });
+        uncut.await;
+    }
+
+    /// Whether there may be a deadlock at all.
+    pub(crate) fn may_be_stuck(&self) -> bool {
+        self.table.waiting() + self.uncut.lock().waits.len() as u64 > 1
+    }
+
     fn held_for(&self, held: &Held) -> Duration {
         self.started
             .elapsed()
@@ -376,47 +431,90 @@ impl Locks {
         }
     }
 
-    /// Who waits for whose locks, in these lines.
-    fn edges(&self, lines: &[InOrder]) -> Vec<Edge> {
+    /// Who waits for whom, by these lines and for cuts. Whoever stands behind another waits for
+    /// him alone, and by him for all that are before: as many edges as there are waiters.
+    fn edges(&self, lines: &[InOrder], uncut: &[CutWait]) -> Vec<Edge> {
+        let keys: BTreeSet<PartKey> = lines.iter().map(|line| line.key).collect();
+        let mut holders: BTreeMap<PartKey, Vec<(u64, Want)>> = BTreeMap::new();
+        let mut cutters = BTreeMap::new();
+        for locker in self.lockers.live() {
+            for held in locker.held() {
+                if keys.contains(&held.key) {
+                    let of = holders.entry(held.key).or_default();
+                    of.push((locker.id, held.want));
+                }
+            }
+            for cut in locker.cuts() {
+                cutters.insert(cut.start.file(), locker.id);
+                for key in keys.range(cut) {
+                    holders
+                        .entry(*key)
+                        .or_default()
+                        .push((locker.id, Want::Sole));
+                }
+            }
+        }
         let mut edges = Vec::new();
         for line in lines {
-            let holders = self.lockers.holders(line.key);
-            for (at, waiter) in line.waiters.iter().enumerate() {
+            let holders = holders.get(&line.key).map_or(&[][..], |holders| holders);
+            let (mut before, mut cuts) = (None, None);
+            for waiter in &line.waiters {
                 let Some(from) = waiter.locker else {
                     continue;
                 };
-                let held = holders
-                    .iter()
-                    .filter(|(_, held)| held.want.conflicts_with(waiter.want))
-                    .map(|(locker, _)| locker.id);
-                // Nobody overtakes: who came first is waited for as well.
-                let ahead = line.waiters[..at].iter().filter_map(|other| other.locker);
-                edges.extend(held.chain(ahead).map(|to| Edge { from, to }));
+                let pin = waiter.want == Want::Mode(Mode::Pin);
+                match if pin { cuts } else { before } {
+                    Some(to) => edges.push(Edge { from, to }),
+                    None => {
+                        let held = holders.iter();
+                        let held = held.filter(|(_, want)| want.conflicts_with(waiter.want));
+                        edges.extend(held.map(|(to, _)| Edge { from, to: *to }));
+                    }
+                }
+                if !pin {
+                    before = Some(from);
+                }
+                if waiter.want == Want::Sole {
+                    cuts = Some(from);
+                }
             }
         }
+        edges.extend(uncut.iter().filter_map(|wait| {
+            let to = *cutters.get(&wait.file)?;
+            let from = wait.locker;
+            Some(Edge { from, to })
+        }));
+        // A locker may wait in several places at once, for itself as well: that is no circle.
+        edges.retain(|edge| edge.from != edge.to);
         edges
     }
 
     /// Finds a cycle among those who wait for parts, and gives one of its lockers an error; whether
     /// there was one.
     pub(crate) fn detect(&self) -> bool {
-        // The lockers of a cycle, and how they wait for parts.
+        // The lockers of a cycle, and how they wait.
         let look = || {
             let lines = self.table.lines();
-            let found = detector::cycle(&self.edges(&lines))?;
+            let uncut: Vec<CutWait> = self.uncut.lock().waits.values().copied().collect();
+            let found = detector::cycle(&self.edges(&lines, &uncut))?;
             let is_in = |waiter: &Stands| waiter.locker.is_some_and(|id| found.contains(&id));
             let waits = lines.into_iter().flat_map(|line| line.waiters);
             let waits: Vec<_> = waits.filter(is_in).collect();
-            Some((found, waits))
+            let uncut: Vec<_> = uncut
+                .into_iter()
+                .filter(|wait| found.contains(&wait.locker))
+                .collect();
+            Some((found, waits, uncut))
         };
         // Read one after another while others go on. But who waits lets go of nothing: where the
         // waits are the same ones, and not only the lockers, the cycle was there in between.
-        let (Some((found, waits)), Some((again, still))) = (look(), look()) else {
+        let (Some((found, waits, uncut)), Some((again, still, uncut_still))) = (look(), look())
+        else {
             return false;
         };
-        let same =
-            |(one, other): (&Stands, &Stands)| (one.key, one.ticket) == (other.key, other.ticket);
-        if found != again || waits.len() != still.len() || !waits.iter().zip(&still).all(same) {
+        let places =
+            |waits: &[Stands]| -> Vec<_> { waits.iter().map(|w| (w.key, w.ticket)).collect() };
+        if found != again || places(&waits) != places(&still) || uncut != uncut_still {
             return false;
         }
         let live = self.lockers.live();
@@ -483,5 +581,67 @@ const fn mode_of(want: Want) -> Option<Mode> {
     match want {
         Want::Mode(mode) => Some(mode),
         Want::Sole => None,
+    }
+}
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use super::*;
+
+    /// 65,536 may wait in one line by default: an edge from each to all before it would be two
+    /// thousand millions.
+    #[test]
+    fn there_are_as_many_edges_as_waiters_and_a_cycle_through_all_is_found() {
+        const WAITERS: u64 = 500;
+        let locks = Locks::new(4, WAITERS);
+        let parts = [(); 2].map(|()| Arc::new(AtomicWord::new(Word::ZERO)));
+        let words = |part: usize| Arc::clone(&parts[part]) as Arc<dyn Words>;
+        let key = |part| PartKey::new(1, part);
+        let made = |name: &str| locks.lockers.make(name, Role::Foreground, false).unwrap();
+        let (first, last) = (made("first"), made("last"));
+        let (place, _) = locks
+            .try_lock(&parts[0], key(0), Mode::Exclusive, &first)
+            .unwrap();
+        let (other, _) = locks
+            .try_lock(&parts[1], key(1), Mode::Exclusive, &last)
+            .unwrap();
+        let between: Vec<_> = (2..WAITERS).map(|n| made(&n.to_string())).collect();
+        let mut waits = Vec::new();
+        for (n, locker) in between.iter().enumerate() {
+            let mode = if n % 3 == 0 {
+                Mode::Shared
+            } else {
+                Mode::Exclusive
+            };
+            waits.push(
+                locks
+                    .table
+                    .ask(&words(0), key(0), Want::Mode(mode), Some(locker)),
+            );
+        }
+        waits.push(
+            locks
+                .table
+                .ask(&words(0), key(0), Want::Mode(Mode::Shared), Some(&last)),
+        );
+        let lines = locks.table.lines();
+        assert_eq!(locks.edges(&lines, &[]).len() as u64, WAITERS - 1);
+        assert!(!locks.detect());
+        // From the last in line through all of them to who holds the part, and back.
+        waits.push(
+            locks
+                .table
+                .ask(&words(1), key(1), Want::Mode(Mode::Shared), Some(&first)),
+        );
+        assert!(locks.detect());
+        drop(waits);
+        locks.unlock(
+            &parts[0],
+            key(0),
+            Want::Mode(Mode::Exclusive),
+            &first,
+            place,
+        );
+        locks.unlock(&parts[1], key(1), Want::Mode(Mode::Exclusive), &last, other);
     }
 }

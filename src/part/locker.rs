@@ -51,7 +51,7 @@ pub struct Holder {
     pub made_by: String,
     /// The mode; `None` for who cuts the part off.
     pub mode: Option<Mode>,
-    /// For how long, to within a tenth of a second.
+    /// For how long, to within `deadlock_timeout`: 0.1 s if you do not say.
     pub held_for: Duration,
 }
 
@@ -254,6 +254,20 @@ impl LockerState {
             want: Want::Sole,
             since_ms: cut.since_ms,
         })
+    }
+
+    /// What it has of the files that it cuts off, from the first part to before the last.
+    pub(crate) fn cuts(&self) -> Vec<std::ops::Range<PartKey>> {
+        let cuts = self.cuts.lock();
+        let key = |file, index| PartKey::new(file, index);
+        let range = |cut: &Cut| key(cut.file, cut.first)..key(cut.file, cut.upto);
+        cuts.iter().map(range).collect()
+    }
+
+    /// What it holds of a file from a part on.
+    pub(crate) fn holds_from(&self, first: PartKey) -> Option<Held> {
+        let after = |held: &Held| held.key.file() == first.file() && held.key >= first;
+        self.held().into_iter().find(after)
     }
 
     /// It begins to cut a file off, from a part on; one cut of a file at a time.

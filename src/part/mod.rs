@@ -58,7 +58,7 @@ pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::Notify;
@@ -74,6 +74,7 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::runtime::Runtime;
 use crate::sync::Mutex;
+use crate::watched::Watched;
 
 use config::StoreConfig;
 use epoch::Epochs;
@@ -124,6 +125,12 @@ pub(crate) struct Parts {
     pub stop: CancellationToken,
     /// Operations of checkpointers that are waiting for something.
     checkpointing: AtomicU64,
+    /// Header records of all files in the journal; and whether those of some are being written
+    /// down because they are too many.
+    header_records: AtomicU64,
+    writing_down: AtomicBool,
+    /// A name was given, or given back.
+    named: Watched<()>,
     pub totals: Totals,
     /// Held by a test, it keeps who found a part on its way from choosing what to wait for.
     #[cfg(test)]
@@ -192,6 +199,9 @@ impl Parts {
             local: TaskTracker::new(),
             stop: CancellationToken::new(),
             checkpointing: AtomicU64::new(0),
+            header_records: AtomicU64::new(0),
+            writing_down: AtomicBool::new(false),
+            named: Watched::new(()),
             totals: Totals::default(),
             #[cfg(test)]
             between: tokio::sync::Mutex::new(()),
@@ -215,7 +225,7 @@ impl Parts {
     pub(crate) fn start(self: &Arc<Self>) {
         self.spawn(Arc::clone(self).run_flusher());
         self.spawn(Arc::clone(self).run_settler());
-        self.spawn(self.local.track_future(Arc::clone(self).run_evictor()));
+        self.spawn_local(Arc::clone(self).run_evictor());
         self.spawn(Arc::clone(self).run_detector());
     }
 
@@ -234,7 +244,7 @@ impl Parts {
                     Some(file.part(key.index()))
                 });
             }
-            if self.locks.waiting() > 1 {
+            if self.locks.may_be_stuck() {
                 // Room is waited for with parts held: who waits for it is in a cycle too.
                 while self.locks.detect() {}
             }
@@ -248,13 +258,18 @@ impl Parts {
         }
     }
 
+    /// The same, of what writes to local files: sealing waits for it.
+    pub(crate) fn spawn_local(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(self.local.track_future(task));
+    }
+
     /// Runs something that goes on where its caller leaves.
     pub(crate) fn carry<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> futures::future::BoxFuture<'static, Result<T>> {
         let (told, hears) = tokio::sync::oneshot::channel();
-        self.spawn(async move {
+        self.spawn_local(async move {
             // Whoever asked may have gone.
             let _ = told.send(work.await);
         });
@@ -301,14 +316,24 @@ impl Parts {
     }
 
     fn unreserve(&self, id: FileId) {
-        let mut files = self.files.lock();
-        if files.get(&id).is_some_and(Option::is_none) {
-            files.remove(&id);
+        {
+            let mut files = self.files.lock();
+            if files.get(&id).is_some_and(Option::is_none) {
+                files.remove(&id);
+            }
         }
+        self.named.change(|()| ());
     }
 
     fn insert(&self, file: &Arc<PartFile>) {
         self.files.lock().insert(file.id, Some(Arc::clone(file)));
+        self.named.change(|()| ());
+    }
+
+    /// Waits until nobody is in the middle of creating a file of this name.
+    pub(crate) async fn named(&self, id: FileId) {
+        let given = || !matches!(self.files.lock().get(&id), Some(None));
+        self.named.until(|()| given().then_some(())).await;
     }
 
     /// The file is no more.
@@ -399,6 +424,10 @@ impl Parts {
     pub(crate) async fn seal(self: &Arc<Self>) -> Result<()> {
         self.local.close();
         self.local.wait().await;
+        // Steps of threads that were let in before the gate was closed: one may hang in the disk.
+        let parts = Arc::clone(self);
+        let passed = self.io.run(move || parts.latches.pass_all()).await;
+        passed.map_err(|error| Error::directory(&self.dir, &error))?;
         self.settle_rest().await;
         self.sync_all().await
     }

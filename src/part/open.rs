@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::journal::fs::{Fs, OpenMode};
@@ -38,6 +39,8 @@ pub(crate) struct Found<'a> {
     files: Vec<&'a RecoveredOwner>,
     headers: BTreeMap<u64, Vec<(u64, HeaderRecord)>>,
     pub epochs: Vec<(Location, EpochRecord)>,
+    /// Some records are lost.
+    damaged: bool,
 }
 
 impl<'a> Found<'a> {
@@ -48,7 +51,10 @@ impl<'a> Found<'a> {
                 owner.location, owner.kind
             ))
         };
-        let mut found = Self::default();
+        let mut found = Self {
+            damaged: !recovered.damage.is_empty(),
+            ..Self::default()
+        };
         for owner in &recovered.owners {
             match owner.kind {
                 kind::FILE => found.files.push(owner),
@@ -91,7 +97,10 @@ impl Parts {
         }
         self.fs.sync_dir(&self.dir).map_err(|e| io(&self.dir, &e))?;
         let Found {
-            files, mut headers, ..
+            files,
+            mut headers,
+            damaged,
+            ..
         } = found;
         let mut named = Vec::new();
         for owner in files {
@@ -109,17 +118,29 @@ impl Parts {
         }
         self.end_records(&self.epochs.forget_unused(&used));
         // Of files that were dropped.
-        for (_, records) in headers {
+        for (_, records) in headers.into_iter().filter(|_| !damaged) {
             let locations: Vec<u64> = records.iter().map(|(location, _)| *location).collect();
             self.end_records(&locations);
         }
         for dir in [self.parts_dir(), self.headers_dir()] {
             for name in self.fs.read_dir(&dir).map_err(|e| io(&dir, &e))? {
-                if !named.contains(&name) {
-                    let path = dir.join(name);
+                if named.contains(&name) {
+                    continue;
+                }
+                let path = dir.join(&name);
+                if damaged {
+                    // What named it may be what is damaged.
+                    let aside = self.dir.join("damage");
+                    self.fs.create_dir_all(&aside).map_err(|e| io(&aside, &e))?;
+                    let to = aside.join(name);
+                    tracing::error!(path = %to.display(), "no record names it: kept aside");
+                    self.fs.rename(&path, &to).map_err(|e| io(&path, &e))?;
+                } else {
                     self.fs.unlink(&path).map_err(|e| io(&path, &e))?;
                 }
             }
+            // What an open before this one renamed, too, and could not say was on the disk.
+            self.fs.sync_dir(&dir).map_err(|e| io(&dir, &e))?;
         }
         Ok(())
     }
@@ -134,7 +155,12 @@ impl Parts {
             return Err(Error::Damaged(text));
         };
         let id = FileId(record.id);
-        self.check_part_bytes(record.part_bytes)?;
+        if let Err(Error::InvalidInput { what, value, limit }) =
+            self.check_part_bytes(record.part_bytes)
+        {
+            let value = format!("{value}, of file {id}");
+            return Err(Error::InvalidInput { what, value, limit });
+        }
         let path = self.path_of(id, record.token);
         let failed = note(owner, slot::FAILED).is_some();
         let disk = self.open_disk(&path, failed);
@@ -195,6 +221,8 @@ impl Parts {
             let mut log = file.log.lock();
             log.changes = records.iter().map(|(_, record)| record.changes.len()).sum();
             log.records = records.iter().map(|(location, _)| *location).collect();
+            self.header_records
+                .fetch_add(log.records.len() as u64, Ordering::Relaxed);
             log.len_logged = replayed.len;
         }
         file.set_len(replayed.len);
@@ -237,6 +265,8 @@ impl Parts {
         // What an open set aside, and nothing has been put in its place yet.
         let set_aside = match (fs.open(path, OpenMode::Read), failed) {
             (Ok(old), true) => Some(old),
+            // Put in its place, and perhaps not on the disk: what was set aside goes after that.
+            (Ok(old), false) if is_there(fs, &suspect)? => Some(old),
             (Ok(_), false) => None,
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
                 match fs.open(&suspect, OpenMode::Read) {
@@ -269,8 +299,7 @@ impl Parts {
         }
         match fs.open(path, OpenMode::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Its name was synced before its record: somebody has removed it. What it had
-                // and S3 does not is lost; that is said, and the rest goes on.
+                // Its name was synced before its record: somebody has removed it.
                 tracing::error!(path = %path.display(), "a local file is gone");
                 Err(error)
             }
@@ -353,6 +382,13 @@ impl Parts {
             return Ok(Err(error));
         }
         Ok(Ok(()))
+    }
+}
+
+fn is_there(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
+    match fs.open(path, OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true),
     }
 }
 

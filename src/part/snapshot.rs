@@ -5,10 +5,12 @@
 //! 1. A snapshot is written beside the one that counts, synced, and named; then a note makes it
 //!    the one that counts; only when that is durable do the records go that it has.
 //! 2. It has everything up to one record, and nothing after: it is copied under the log's lock.
+//!    What a cut on record took has no images in it, though their entries may still be there.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +20,7 @@ use crate::journal::{Append, Location};
 
 use super::Parts;
 use super::file::PartFile;
-use super::header::{Address, PAGE, crc32c};
+use super::header::{Address, Entry, PAGE, crc32c};
 use super::record::{SnapshotNote, decode, encode, kind, slot};
 use super::state::Status;
 
@@ -66,8 +68,12 @@ impl PartFile {
     fn image(&self, log: &super::file::FileLog, epochs: Vec<(u32, u64)>) -> Vec<u8> {
         let mut pages = Vec::new();
         let mut count = 0;
+        let behind = self.parts_of(log.len_logged);
         for (first, entries) in self.header.pages() {
-            if entries.iter().all(|entry| entry.address().is_none()) {
+            let there = |at: usize| u64::from(first) + (at as u64) < behind;
+            let address = |at: usize, entry: &Entry| entry.address().filter(|_| there(at));
+            let mut all = entries.iter().enumerate();
+            if all.all(|(at, entry)| address(at, entry).is_none()) {
                 continue;
             }
             count += 1;
@@ -81,8 +87,8 @@ impl PartFile {
                     .map(|(entry, bit)| u8::from(entry.word.get().differs()) << bit);
                 pages.push(bits.fold(0, |all, bit| all | bit));
             }
-            for entry in entries {
-                let a = entry.address();
+            for (at, entry) in entries.iter().enumerate() {
+                let a = address(at, entry);
                 let words = a.map_or([0; 5], |a| [a.epoch, a.sequence, a.offset, a.len, a.crc]);
                 for word in words {
                     pages.extend_from_slice(&word.to_le_bytes());
@@ -207,6 +213,7 @@ impl Parts {
 
     /// Writes a snapshot of a file's header, if its records have become many.
     pub(crate) fn snapshot_if_due(self: &Arc<Self>, file: &Arc<PartFile>) {
+        self.keep_records_few();
         {
             let mut log = file.log.lock();
             let entries = file.header.pages().count() * PAGE as usize;
@@ -216,11 +223,50 @@ impl Parts {
             }
         }
         let (parts, file) = (Arc::clone(self), Arc::clone(file));
-        self.spawn(async move {
-            if let Err(error) = parts.snapshot(&file).await {
-                tracing::warn!(file = %file.id, %error, "no snapshot of the header");
+        self.spawn_local(async move {
+            parts.write_down(&file).await;
+        });
+    }
+
+    async fn write_down(self: &Arc<Self>, file: &Arc<PartFile>) -> bool {
+        let written = self.snapshot(file).await;
+        if let Err(error) = &written {
+            tracing::warn!(file = %file.id, %error, "no snapshot of the header");
+        }
+        file.log.lock().snapshotting = false;
+        written.is_ok()
+    }
+
+    /// Writes down the headers with most records, where those of all files are too many: many
+    /// files of which none has many of its own.
+    pub(crate) fn keep_records_few(self: &Arc<Self>) {
+        let most = self.config.max_header_records;
+        let many = || self.header_records.load(Ordering::Relaxed);
+        if many() < most || self.writing_down.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let parts = Arc::clone(self);
+        self.spawn_local(async move {
+            while parts.header_records.load(Ordering::Relaxed) > most / 2 {
+                let all = parts.all_files();
+                let next = all.iter().max_by_key(|file| {
+                    let log = file.log.lock();
+                    if log.snapshotting {
+                        0
+                    } else {
+                        log.records.len()
+                    }
+                });
+                let Some(file) = next else { break };
+                let few = {
+                    let mut log = file.log.lock();
+                    log.records.is_empty() || std::mem::replace(&mut log.snapshotting, true)
+                };
+                if few || !parts.write_down(file).await {
+                    break;
+                }
             }
-            file.log.lock().snapshotting = false;
+            parts.writing_down.store(false, Ordering::Release);
         });
     }
 
@@ -263,7 +309,10 @@ impl Parts {
         self.journal.wait_durable(noted).await?;
         let old = {
             let log = &mut *file.log.lock();
+            let before = log.records.len();
             log.records.retain(|location| *location > upto);
+            let gone = (before - log.records.len()) as u64;
+            self.header_records.fetch_sub(gone, Ordering::Relaxed);
             log.changes = log.changes.saturating_sub(changes);
             std::mem::replace(&mut log.snapshot, number)
         };

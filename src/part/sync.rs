@@ -32,13 +32,9 @@ impl Parts {
         }
         let (on, parts) = (Arc::clone(file), Arc::clone(self));
         let covered = self.io.run(move || parts.sync_bytes(&on)).await;
-        let covered = match covered {
-            Ok(Ok(covered)) => covered,
-            Ok(Err(error)) | Err(error) => {
-                self.fail(file, &error);
-                return Err(Error::StoreFailed(error.to_string()));
-            }
-        };
+        let covered = covered
+            .and_then(|covered| covered)
+            .map_err(|error| Error::StoreFailed(error.to_string()))?;
         {
             let log = &mut *file.log.lock();
             if log.ended {
@@ -102,13 +98,27 @@ impl Parts {
                 .map(|(index, intent)| (*index, intent.location))
                 .collect()
         };
-        let synced = file.disk.sync_data();
+        let synced = self.fsync(file);
         file.unsynced.lock().syncing -= 1;
         synced.map(|()| covered)
     }
 
+    /// fdatasync. The disk says only once that it failed: that is heard here, whether or not
+    /// anybody waits for it any more, and before anybody else asks.
+    pub(crate) fn fsync(&self, file: &PartFile) -> std::io::Result<()> {
+        let _turn = file.syncs.lock();
+        if let Some(cause) = self.failed.get() {
+            return Err(std::io::Error::other(cause.clone()));
+        }
+        let synced = file.disk.sync_data();
+        if let Err(error) = &synced {
+            self.fail(file, error);
+        }
+        synced
+    }
+
     /// An fsync failed: see the head of this file.
-    pub(crate) fn fail(&self, file: &PartFile, error: &std::io::Error) {
+    fn fail(&self, file: &PartFile, error: &std::io::Error) {
         let cause = format!("fsync of {}: {error}", file.path.display());
         if self.failed.set(cause.clone()).is_err() {
             return;
@@ -124,7 +134,8 @@ impl Parts {
             }
         }
         let error = Error::StoreFailed(cause);
-        self.cache.shut(&error);
+        // Who waits for room may be about to write; who reads asks again, and is served.
+        self.cache.refuse(|_| true, &error);
         self.dirty.shut(&error);
         self.images.shut(&error);
     }

@@ -479,6 +479,11 @@ impl WaitTable {
         }
     }
 
+    /// How many may.
+    pub(crate) fn most(&self) -> u64 {
+        self.most
+    }
+
     /// How many wait.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.0.load(Ordering::Relaxed)

@@ -284,7 +284,8 @@ impl GuardSet {
     /// # Errors
     /// As [`Guard::write_at`]; [`Error::InvalidInput`] for a part that is not in the set, one that
     /// is named twice, or more than `max_step_bytes`; [`Error::TooLarge`] for parts that are more
-    /// than `dirty_bytes` or `cache_bytes` together. Nothing has been written then.
+    /// than `dirty_bytes` or `cache_bytes` together. Nothing has been written then. Where the disk
+    /// refuses a piece, those before it have been written.
     ///
     /// # Cancel safety
     /// Nothing has been written before it is done.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::op::{Operation, Waiting};
 use crate::part::lock::InLine;
+use crate::part::locker::Role;
 use crate::part::state::{AtomicWord, Mode, Status, Want, Word};
 use crate::part::wait::Request;
 
@@ -89,7 +90,9 @@ impl<'a> Lock<'a> {
         let here = is_here(word.get())
             && u64::from(self.index) < file.cutting_from()
             && !file.is_dropped();
-        if !here || within < LONG || within < parts.config.deadlock_timeout * 4 {
+        // A checkpointer is counted while it waits: shutdown stops nothing that it needs before.
+        let counted = self.locker.state.role == Role::Checkpointer;
+        if !here || counted || within < LONG || within < parts.config.deadlock_timeout * 4 {
             return None;
         }
         let request = Request {
@@ -261,7 +264,7 @@ impl OwnedGuard {
             }
             // Behind the back of who is cutting it off: he looked before we were there.
             drop(now);
-            part_file.uncut().await;
+            parts.uncut(part_file, Some(&locker.state)).await;
         }
     }
 }

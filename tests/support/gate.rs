@@ -35,6 +35,8 @@ struct State {
     open: bool,
     full: bool,
     bad_sync: bool,
+    /// It is for header snapshots, and not for the parts' bytes.
+    headers: bool,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,13 @@ impl Shared {
         self.changed.notify_all();
         let opened = self.changed.wait_while(state, |state| !state.open);
         drop(opened.unwrap());
+    }
+
+    fn under(&self) -> &'static str {
+        match self.state.lock().unwrap().headers {
+            true => "/headers/",
+            false => "/parts/",
+        }
     }
 
     fn may_write(&self, of_parts: bool) -> io::Result<()> {
@@ -77,6 +86,13 @@ impl Drop for Gate {
 impl Gate {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, for snapshots of headers.
+    pub fn of_headers() -> Self {
+        let gate = Self::default();
+        gate.0.state.lock().unwrap().headers = true;
+        gate
     }
 
     /// The next such call is held up.
@@ -205,7 +221,7 @@ impl Fs for GateFs {
             disk: self.0.clone(),
             file: self.0.open(path, mode)?,
             gate: Arc::clone(&self.1),
-            of_parts: path.to_string_lossy().contains("/parts/"),
+            of_parts: path.to_string_lossy().contains(self.1.under()),
         }))
     }
     fn lock(&self, path: &Path) -> io::Result<Box<dyn FsLock>> {
