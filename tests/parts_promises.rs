@@ -673,3 +673,21 @@ fn what_a_damaged_record_named_is_not_thrown_away() {
         }
     });
 }
+
+/// A file of large parts is there, whatever today's limits are: it is said which one it is.
+#[test]
+fn a_store_with_smaller_limits_opens_or_says_which_file_is_in_the_way() {
+    paused(async {
+        let rig = StoreRig::new(64);
+        let store = rig.open().await;
+        let large = s3_writeback::FileOptions { part_bytes: 8192 };
+        let file = store.create(FileId(4711), large).await.expect("creates");
+        file.write_at(&[1; 8192], 0).await.expect("writes");
+        store.shutdown().await.expect("shuts down");
+        drop((file, store));
+        let mut smaller = rig;
+        smaller.config.image_bytes = PART as u64;
+        let refused = smaller.try_open().await.expect_err("it does not fit");
+        assert!(refused.to_string().contains("4711"), "{refused}");
+    });
+}
