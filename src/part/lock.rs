@@ -47,8 +47,9 @@ pub(crate) struct Locks {
     started: Instant,
     /// Changes when the gate is closed further.
     closing: Watched<()>,
-    /// Who waits until a cut is over.
+    /// Who waits until a cut is over, and how many they are.
     uncut: Mutex<Uncut>,
+    uncut_waits: AtomicU64,
     /// Where who waits for room is told of a part that was let go of.
     pub(crate) idle: Arc<Idle>,
 }
@@ -73,7 +74,10 @@ struct UntilUncut<'a>(&'a Locks, u64);
 
 impl Drop for UntilUncut<'_> {
     fn drop(&mut self) {
-        self.0.uncut.lock().waits.remove(&self.1);
+        let mut uncut = self.0.uncut.lock();
+        uncut.waits.remove(&self.1);
+        let left = uncut.waits.len() as u64;
+        self.0.uncut_waits.store(left, Ordering::Release);
     }
 }
 
@@ -96,6 +100,7 @@ impl Locks {
             started: Instant::now(),
             closing: Watched::new(()),
             uncut: Mutex::new(Uncut::default()),
+            uncut_waits: AtomicU64::new(0),
         }
     }
 
@@ -365,14 +370,23 @@ impl Locks {
                 file,
             };
             list.waits.insert(ticket, wait);
+            let all = list.waits.len() as u64;
+            self.uncut_waits.store(all, Ordering::Release);
             UntilUncut(self, ticket)
         });
         uncut.await;
     }
 
+    fn until_uncut_now(&self) -> Vec<CutWait> {
+        match self.uncut_waits.load(Ordering::Acquire) {
+            0 => Vec::new(),
+            _ => self.uncut.lock().waits.values().copied().collect(),
+        }
+    }
+
     /// Whether there may be a deadlock at all.
     pub(crate) fn may_be_stuck(&self) -> bool {
-        self.table.waiting() + self.uncut.lock().waits.len() as u64 > 1
+        self.table.waiting() + self.uncut_waits.load(Ordering::Acquire) > 1
     }
 
     fn held_for(&self, held: &Held) -> Duration {
@@ -434,6 +448,9 @@ impl Locks {
     /// Who waits for whom, by these lines and for cuts. Whoever stands behind another waits for
     /// him alone, and by him for all that are before: as many edges as there are waiters.
     fn edges(&self, lines: &[InOrder], uncut: &[CutWait]) -> Vec<Edge> {
+        if lines.is_empty() && uncut.is_empty() {
+            return Vec::new();
+        }
         let keys: BTreeSet<PartKey> = lines.iter().map(|line| line.key).collect();
         let mut holders: BTreeMap<PartKey, Vec<(u64, Want)>> = BTreeMap::new();
         let mut cutters = BTreeMap::new();
@@ -495,7 +512,7 @@ impl Locks {
         // The lockers of a cycle, and how they wait.
         let look = || {
             let lines = self.table.lines();
-            let uncut: Vec<CutWait> = self.uncut.lock().waits.values().copied().collect();
+            let uncut = self.until_uncut_now();
             let found = detector::cycle(&self.edges(&lines, &uncut))?;
             let is_in = |waiter: &Stands| waiter.locker.is_some_and(|id| found.contains(&id));
             let waits = lines.into_iter().flat_map(|line| line.waiters);

@@ -226,7 +226,9 @@ impl LockerState {
     /// All that it holds.
     pub(crate) fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> = self.in_slots().collect();
-        held.extend(self.more.lock().1.iter().map(|(_, held)| *held));
+        if self.many.load(Ordering::Acquire) > 0 {
+            held.extend(self.more.lock().1.iter().map(|(_, held)| *held));
+        }
         held
     }
 
@@ -258,6 +260,9 @@ impl LockerState {
 
     /// What it has of the files that it cuts off, from the first part to before the last.
     pub(crate) fn cuts(&self) -> Vec<std::ops::Range<PartKey>> {
+        if self.many.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
         let cuts = self.cuts.lock();
         let key = |file, index| PartKey::new(file, index);
         let range = |cut: &Cut| key(cut.file, cut.first)..key(cut.file, cut.upto);
