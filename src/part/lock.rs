@@ -450,10 +450,12 @@ impl Locks {
     /// Who waits for whom, by these lines and for cuts. Whoever stands behind another waits for
     /// him, and by him for all that are before: so that there are no more edges than a few times
     /// the waiters. Those to who holds the part come first: they are the shorter way round.
-    fn edges(&self, lines: &[InOrder], uncut: &[CutWait]) -> Vec<Edge> {
+    /// Those edges alone, and all.
+    fn edges(&self, lines: &[InOrder], uncut: &[CutWait]) -> (BTreeSet<Edge>, Vec<Edge>) {
         if lines.is_empty() && uncut.is_empty() {
-            return Vec::new();
+            return (BTreeSet::new(), Vec::new());
         }
+        let mut by_holding = BTreeSet::new();
         let keys: BTreeSet<PartKey> = lines.iter().map(|line| line.key).collect();
         let mut holders: BTreeMap<PartKey, Vec<(u64, Want)>> = BTreeMap::new();
         let mut cutters = BTreeMap::new();
@@ -487,7 +489,9 @@ impl Locks {
                 if ahead.is_none() || holders.len() <= FEW {
                     let held = holders.iter();
                     let held = held.filter(|(_, want)| want.conflicts_with(waiter.want));
-                    edges.extend(held.map(|(to, _)| Edge { from, to: *to }));
+                    let held = held.map(|(to, _)| Edge { from, to: *to });
+                    by_holding.extend(held.clone());
+                    edges.extend(held);
                 }
                 edges.extend(ahead.map(|to| Edge { from, to }));
                 if !pin {
@@ -498,14 +502,16 @@ impl Locks {
                 }
             }
         }
-        edges.extend(uncut.iter().filter_map(|wait| {
+        let uncut = uncut.iter().filter_map(|wait| {
             let to = *cutters.get(&wait.file)?;
             let from = wait.locker;
             Some(Edge { from, to })
-        }));
+        });
+        by_holding.extend(uncut.clone());
+        edges.extend(uncut);
         // A locker may wait in several places at once, for itself as well: that is no circle.
         edges.retain(|edge| edge.from != edge.to);
-        edges
+        (by_holding, edges)
     }
 
     /// Finds a cycle among those who wait for parts, and gives one of its lockers an error; whether
@@ -515,7 +521,16 @@ impl Locks {
         let look = || {
             let lines = self.table.lines();
             let uncut = self.until_uncut_now();
-            let found = detector::cycle(&self.edges(&lines, &uncut))?;
+            let (by_holding, edges) = self.edges(&lines, &uncut);
+            let found = detector::cycle(&edges)?;
+            // Who is waited for only because he stands in line would give way for nothing.
+            let before = found.iter().cycle().skip(found.len() - 1);
+            let held = |from: u64, to: u64| by_holding.contains(&Edge { from, to });
+            let holders: Vec<u64> = before
+                .zip(&found)
+                .filter(|(from, to)| held(**from, **to))
+                .map(|(_, to)| *to)
+                .collect();
             let is_in = |waiter: &Stands| waiter.locker.is_some_and(|id| found.contains(&id));
             let waits = lines.into_iter().flat_map(|line| line.waiters);
             let waits: Vec<_> = waits.filter(is_in).collect();
@@ -523,11 +538,12 @@ impl Locks {
                 .into_iter()
                 .filter(|wait| found.contains(&wait.locker))
                 .collect();
-            Some((found, waits, uncut))
+            Some((found, waits, uncut, holders))
         };
         // Read one after another while others go on. But who waits lets go of nothing: where the
         // waits are the same ones, and not only the lockers, the cycle was there in between.
-        let (Some((found, waits, uncut)), Some((again, still, uncut_still))) = (look(), look())
+        let (Some((found, waits, uncut, mut candidates)), Some((again, still, uncut_still, _))) =
+            (look(), look())
         else {
             return false;
         };
@@ -544,10 +560,6 @@ impl Locks {
             .iter()
             .map(|id| by_id(*id).map_or_else(|| id.to_string(), |l| l.name.clone()))
             .collect();
-        // Who holds nothing is in nobody's way, but by standing in line.
-        let holds =
-            |id: &u64| by_id(*id).is_some_and(|l| !l.held().is_empty() || !l.cuts().is_empty());
-        let mut candidates: Vec<u64> = found.iter().copied().filter(holds).collect();
         while let Some(victim) = detector::victim(&candidates, is_checkpointer) {
             let error = Error::WouldDeadlock {
                 cycle: cycle.clone(),
@@ -647,7 +659,7 @@ mod tests {
                 .ask(&words(0), key(0), Want::Mode(Mode::Shared), Some(&last)),
         );
         let lines = locks.table.lines();
-        let edges = locks.edges(&lines, &[]).len() as u64;
+        let edges = locks.edges(&lines, &[]).1.len() as u64;
         assert!(edges < 2 * WAITERS, "{edges}");
         assert!(!locks.detect());
         // From the last in line through all of them to who holds the part, and back.

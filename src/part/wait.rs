@@ -263,18 +263,37 @@ impl WaitTable {
     /// A holder goes.
     #[inline(always)]
     pub(crate) fn release(&self, word: &AtomicWord, key: PartKey, want: Want) {
-        if want == EXCLUSIVE && word.get().has_waiters() && self.pass_on(word, key) {
-            return;
+        let unlocked = word.change(|word| {
+            let passes = want == EXCLUSIVE && word.has_waiters();
+            if passes {
+                Err(())
+            } else {
+                Ok(word.unlock(want))
+            }
+        });
+        match unlocked {
+            Ok((_, now)) => self.unlocked(word, key, want, now),
+            Err(()) => self.release_exclusive(word, key),
         }
-        let now = word.set(|word| word.unlock(want));
+    }
+
+    #[inline(always)]
+    fn unlocked(&self, word: &AtomicWord, key: PartKey, want: Want, now: Word) {
         if now.has_waiters() {
             self.released(word, key, want, now);
         }
         self.idle.tell(now);
     }
 
-    /// From one who has it `Exclusive` to the next one, if he is to have it so.
     #[cold]
+    fn release_exclusive(&self, word: &AtomicWord, key: PartKey) {
+        if !self.pass_on(word, key) {
+            let now = word.set(|word| word.unlock(EXCLUSIVE));
+            self.unlocked(word, key, EXCLUSIVE, now);
+        }
+    }
+
+    /// From one who has it `Exclusive` to the next one, if he is to have it so.
     fn pass_on(&self, word: &AtomicWord, key: PartKey) -> bool {
         let waker = {
             let shard = &mut *self.shard(key).lock();
