@@ -71,6 +71,14 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     fn stat(&self) -> io::Result<Stat>;
 }
 
+/// What came of a call on a file that need not be there.
+pub(crate) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// An advisory lock on a file, released when dropped or when the process ends.
 pub trait FsLock: Send + Sync + fmt::Debug {}
 

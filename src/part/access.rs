@@ -329,11 +329,10 @@ impl Parts {
         pieces: &mut [Piece<'_>],
         locker: Option<&Arc<LockerState>>,
     ) -> Result<()> {
-        let pieces = match pieces.iter().all(|piece| piece.bytes.is_empty()) {
+        if pieces.iter().all(|piece| piece.bytes.is_empty()) {
             // It changes nothing, and no length either.
-            true => return self.check_writes(locker),
-            false => pieces,
-        };
+            return self.check_writes(locker);
+        }
         let total: u64 = pieces.iter().map(|p| u64::from(p.file.part_bytes)).sum();
         for room in [&self.dirty, &self.cache] {
             room.may_have(total)?;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Limit, Result};
-use crate::journal::fs::OpenMode;
+use crate::journal::fs::{OpenMode, if_there};
 use crate::journal::{Append, Payload};
 
 use super::Parts;
@@ -230,9 +230,7 @@ impl Parts {
         let parts = Arc::clone(self);
         let unlink = move || {
             for path in paths {
-                if let Err(error) = parts.fs.unlink(&path)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
+                if let Err(error) = if_there(parts.fs.unlink(&path)) {
                     // The next open removes it.
                     tracing::warn!(path = %path.display(), %error, "stays until the next open");
                 }
@@ -447,14 +445,7 @@ impl Parts {
     /// Who has a part of what he is to cut off would wait for himself.
     fn holds_none(&self, file: &PartFile, first: u32, locker: &LockerState) -> Result<()> {
         match locker.holds_from(file.key(first)) {
-            Some(held) => Err(Error::AlreadyHeld {
-                part: file.part(held.key.index()),
-                locker: locker.name.clone(),
-                mode: match held.want {
-                    Want::Mode(mode) => Some(mode),
-                    Want::Sole => None,
-                },
-            }),
+            Some(held) => Err(locker.already_holds(file.part(held.key.index()), &held)),
             None => Ok(()),
         }
     }

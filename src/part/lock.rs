@@ -199,11 +199,7 @@ impl Locks {
     ) -> Result<Place> {
         self.admits(Some(locker), false)?;
         if let Some(held) = locker.holds(key) {
-            return Err(Error::AlreadyHeld {
-                part,
-                locker: locker.name.clone(),
-                mode: mode_of(held.want),
-            });
+            return Err(locker.already_holds(part, &held));
         }
         match self.table.ask(words, key, want, Some(locker)) {
             Asked::Granted => Ok(self.note(locker, key, want)),
@@ -218,7 +214,7 @@ impl Locks {
             }
             Asked::Full => Err(Error::TooManyHolders {
                 part,
-                mode: mode_of(want),
+                mode: want.mode(),
                 max: MAX_HOLDERS,
             }),
             Asked::TooManyWaiters => Err(Error::QueueFull {
@@ -434,11 +430,7 @@ impl Locks {
         locker: &LockerState,
     ) -> Error {
         match locker.holds(key) {
-            Some(held) => Error::AlreadyHeld {
-                part,
-                locker: locker.name.clone(),
-                mode: mode_of(held.want),
-            },
+            Some(held) => locker.already_holds(part, &held),
             None => Error::Locked {
                 part,
                 mode,
@@ -608,13 +600,6 @@ impl Locks {
                 )
             })
             .collect()
-    }
-}
-
-const fn mode_of(want: Want) -> Option<Mode> {
-    match want {
-        Want::Mode(mode) => Some(mode),
-        Want::Sole => None,
     }
 }
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-use super::id::PartKey;
+use super::id::{PartId, PartKey};
 use super::state::{Mode, Want};
 
 /// What a locker is for: decides which lane its loads take, which frames it may have, and what
@@ -246,6 +246,15 @@ impl LockerState {
         })
     }
 
+    /// The refusal of what it holds already.
+    pub(crate) fn already_holds(&self, part: PartId, held: &Held) -> Error {
+        Error::AlreadyHeld {
+            part,
+            locker: self.name.clone(),
+            mode: held.want.mode(),
+        }
+    }
+
     fn cuts_off(&self, key: PartKey) -> Option<Held> {
         let cuts = self.cuts.lock();
         let cut = cuts
@@ -306,10 +315,7 @@ impl LockerState {
         Holder {
             locker: self.name.clone(),
             made_by: self.made_by.clone(),
-            mode: match want {
-                Want::Mode(mode) => Some(mode),
-                Want::Sole => None,
-            },
+            mode: want.mode(),
             held_for,
         }
     }

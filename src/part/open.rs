@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
-use crate::journal::fs::{Fs, OpenMode};
+use crate::journal::fs::{Fs, OpenMode, if_there};
 use crate::journal::{Append, Location, Recovered, RecoveredOwner};
 
 use super::Parts;
@@ -102,7 +102,7 @@ impl Parts {
             damaged,
             ..
         } = found;
-        let mut named = Vec::new();
+        let mut named = BTreeSet::new();
         for owner in files {
             let records = headers.remove(&owner.location).unwrap_or_default();
             let file = self.recover_file(owner, records)?;
@@ -261,27 +261,18 @@ impl Parts {
         failed: bool,
     ) -> io::Result<Box<dyn crate::journal::fs::FsFile>> {
         let fs = &*self.fs;
-        let suspect = suspect_of(path);
-        // What an open set aside, and nothing has been put in its place yet.
-        let set_aside = match (fs.open(path, OpenMode::Read), failed) {
-            (Ok(old), true) => Some(old),
-            // Put in its place, and perhaps not on the disk: what was set aside goes after that.
-            (Ok(old), false) if is_there(fs, &suspect)? => Some(old),
-            (Ok(_), false) => None,
-            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
-                match fs.open(&suspect, OpenMode::Read) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                    other => Some(other?),
-                }
-            }
-            (Err(error), _) => return Err(error),
+        let open = |path: &Path| if_there(fs.open(path, OpenMode::Read));
+        // What an open set aside goes only when its copy's name is on the disk: until then a copy
+        // is taken again, of what is in its place, or of itself.
+        let set_aside = open(&suspect_of(path))?;
+        let doubtful = if failed || set_aside.is_some() {
+            open(path)?.or(set_aside)
+        } else {
+            None
         };
-        if let Some(old) = set_aside {
+        if let Some(old) = doubtful {
             let beside = path.with_extension("copy");
-            match fs.unlink(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            if_there(fs.unlink(&beside))?;
             let new = fs.open(&beside, OpenMode::CreateNew)?;
             for (from, len) in old.data_ranges()? {
                 let mut at = from;
@@ -382,13 +373,6 @@ impl Parts {
             return Ok(Err(error));
         }
         Ok(Ok(()))
-    }
-}
-
-fn is_there(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
-    match fs.open(path, OpenMode::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        other => other.map(|_| true),
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::journal::fs::{Fs, OpenMode};
+use crate::journal::fs::{Fs, OpenMode, if_there};
 use crate::journal::{Append, Location};
 
 use super::Parts;
@@ -194,10 +194,7 @@ impl PartFile {
 /// Writes a file whole, under its final name only when it is durable.
 fn write_durably(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    match fs.unlink(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    if_there(fs.unlink(&beside))?;
     let file = fs.open(&beside, OpenMode::CreateNew)?;
     file.write_all_at(bytes, 0)?;
     file.sync_all()?;

@@ -64,6 +64,14 @@ pub(crate) enum Want {
 }
 
 impl Want {
+    /// The mode; `None` of who wants all of it.
+    pub(crate) const fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Mode(mode) => Some(mode),
+            Self::Sole => None,
+        }
+    }
+
     /// Whether a holder of `self` keeps `other` out.
     pub(crate) fn conflicts_with(self, other: Self) -> bool {
         match (self, other) {

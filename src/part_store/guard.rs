@@ -351,15 +351,7 @@ pub(super) async fn lock_many(
         file.inner.file.check(part.index)?;
         let key = file.inner.file.key(part.index);
         if let Some(held) = locker.state.holds(key) {
-            let mode = match held.want {
-                Want::Mode(mode) => Some(mode),
-                Want::Sole => None,
-            };
-            return Err(Error::AlreadyHeld {
-                part: *part,
-                locker: locker.name().to_owned(),
-                mode,
-            });
+            return Err(locker.state.already_holds(*part, &held));
         }
         files.push(file);
     }
