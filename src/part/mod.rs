@@ -8,7 +8,7 @@
 //! | file | concept |
 //! |---|---|
 //! | `state.rs` | everything that is decided about a part at one instant: pure |
-//! | `line.rs`, `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
+//! | `waiters.rs`, `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
 //! | `detector.rs` | who waits for whom: pure |
 //! | `id.rs`, `header.rs`, `file.rs` | what files and parts are |
 //! | `latch.rs` | one copy at a time |
@@ -40,7 +40,6 @@ pub(crate) mod intent;
 mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
-pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod lock;
 pub mod locker;
@@ -55,6 +54,7 @@ pub(crate) mod snapshot;
 pub mod state;
 pub(crate) mod sync;
 pub(crate) mod wait;
+pub(crate) mod waiters;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -317,7 +317,7 @@ fn who_is_refused_has_not_got_it_and_who_is_behind_has() {
         let refuser = {
             let part = part.clone();
             thread::spawn(move || {
-                let which = |waiter: &super::line::Waiter| waiter.want == EXCL;
+                let which = |waiter: &super::waiters::Waiter| waiter.want == EXCL;
                 let why = |_: &_| Error::WouldWait("the part is cut");
                 part.table.refuse(KEY, which, why)
             })

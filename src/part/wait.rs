@@ -1,6 +1,6 @@
 //! Who waits for which part.
 //!
-//! Owns: the lines of all parts (`line.rs`), in a sharded table, for threads and tasks alike: a
+//! Owns: the lines of all parts (`waiters.rs`), in a sharded table, for threads and tasks alike: a
 //! waiter is a waker, and a thread's waker is a condition variable ([`crate::op`]). Does not own:
 //! what a mode conflicts with (`state.rs`), deadlines (whoever polls), or loads.
 //!
@@ -30,9 +30,9 @@ use crate::error::Error;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 use super::id::PartKey;
-use super::line::{Line, Waiter};
 use super::locker::LockerState;
 use super::state::{AtomicWord, Blocked, MAX_HOLDERS, Mode, Want, Word};
+use super::waiters::{Line, Waiter};
 
 const PIN: Want = Want::Mode(Mode::Pin);
 const EXCLUSIVE: Want = Want::Mode(Mode::Exclusive);
