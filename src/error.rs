@@ -339,6 +339,118 @@ pub enum Error {
         /// Where those are kept for inspection, if there was room.
         kept: Option<PathBuf>,
     },
+    /// Images of a checkpoint are not in S3 yet.
+    #[error("{images} images are not in S3 yet")]
+    NotInS3 {
+        /// How many.
+        images: usize,
+    },
+    /// The image of a part is refused by S3 for good. It stays here, and is tried again later.
+    #[error("{part} is not in S3: {cause}")]
+    PartFailed {
+        /// The part.
+        part: PartId,
+        /// Why.
+        cause: Box<RemoteError>,
+    },
+    /// This directory has not claimed the prefix yet, because S3 did not answer: it takes writes,
+    /// and sends nothing.
+    #[error("the prefix is not claimed yet: nothing is sent")]
+    Unclaimed,
+    /// Another has claimed the prefix since: this directory takes no writes and sends nothing.
+    /// What it had acknowledged stays in it, and can be read.
+    #[error("epoch {ours} was fenced by epoch {theirs} of {owner}")]
+    Fenced {
+        /// The epoch that this directory had.
+        ours: u64,
+        /// The one that owns the prefix.
+        theirs: u64,
+        /// Who claimed that one.
+        owner: String,
+    },
+    /// The store was opened to read what is stranded: it takes no writes.
+    #[error("opened to read what is stranded: nothing is written")]
+    Stranded,
+    /// The prefix belongs to another: this directory opens only where its caller says that it is
+    /// to be taken over. Nothing was changed.
+    #[error(
+        "the prefix belongs to epoch {found} of {owner}, not to this directory's: take it over, or leave it"
+    )]
+    TakeOverNeeded {
+        /// The epoch that this directory had last, if ever.
+        held: Option<u64>,
+        /// The one that owns the prefix.
+        found: u64,
+        /// Who claimed that one.
+        owner: String,
+    },
+    /// Checkpoints were committed that this directory does not follow: going on from here would
+    /// undo them. Restore into an empty directory. Nothing was changed.
+    #[error("this directory stands on {}, the prefix on {}", told(ours.as_ref()), told(theirs.as_ref()))]
+    Diverged {
+        /// What this directory stands on.
+        ours: Option<Standing>,
+        /// The latest checkpoint there is.
+        theirs: Option<Standing>,
+    },
+    /// `head` is not what it was when it was read.
+    #[error("another has changed head")]
+    HeadChanged,
+    /// Fencing needs conditional writes, and the server does not honour them. Nothing was changed.
+    #[error("the server cannot fence: {0}")]
+    FencingUnsupported(String),
+    /// Objects of this bucket cannot be deleted: the store would grow for ever. Nothing was
+    /// changed.
+    #[error("{bucket} has object lock: nothing that is replaced can be deleted")]
+    ObjectLock {
+        /// Bucket and prefix.
+        bucket: String,
+    },
+    /// Nobody knows yet whether this checkpoint was committed; it is found out in the background,
+    /// and no other is begun before.
+    #[error("whether checkpoint {number} was committed is not known yet: {cause}")]
+    CheckpointUnknown {
+        /// Its number.
+        number: u64,
+        /// Why not.
+        cause: Box<RemoteError>,
+    },
+    /// There is no such checkpoint, or no longer.
+    #[error("no checkpoint {}; there are {}", number.map_or_else(|| "at all".to_owned(), |n| n.to_string()), runs(listed))]
+    NoSuchCheckpoint {
+        /// The number that was asked for; `None` for the latest.
+        number: Option<u64>,
+        /// Those that are listed.
+        listed: Vec<u64>,
+    },
+    /// An object that a checkpoint names is not there.
+    #[error("object {key:?} is missing")]
+    ObjectMissing {
+        /// The object.
+        key: String,
+    },
+    /// An object of a checkpoint is not what was written.
+    #[error("object {key:?} is damaged: {message}")]
+    ObjectDamaged {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A restore needs a directory that is empty, or does not exist. Nothing was changed.
+    #[error("{} is not empty", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A restore into this directory was not finished: finish it, or remove the directory.
+    #[error("a restore of checkpoint {number} into {} was not finished", path.display())]
+    RestoreUnfinished {
+        /// The directory.
+        path: PathBuf,
+        /// The checkpoint.
+        number: u64,
+    },
     /// There is no such file.
     #[error("no file {file}")]
     UnknownFile {
@@ -375,6 +487,31 @@ pub enum Error {
     /// nothing is written any more. Reopen.
     #[error("the part store has failed: {0}")]
     StoreFailed(String),
+}
+
+/// Which checkpoint a directory, or a prefix, stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// Its number.
+    pub number: u64,
+    /// The id of its commit: two commits that have one number differ in it.
+    pub write_id: u128,
+}
+
+fn told(standing: Option<&Standing>) -> String {
+    standing.map_or_else(
+        || "no checkpoint".to_owned(),
+        |at| format!("checkpoint {} ({:032x})", at.number, at.write_id),
+    )
+}
+
+/// Numbers, at most a few of them.
+fn runs(listed: &[u64]) -> String {
+    match listed {
+        [] => "none".to_owned(),
+        [one] => one.to_string(),
+        [first, .., last] => format!("{} from {first} to {last}", listed.len()),
+    }
 }
 
 fn names(holders: &[Holder]) -> String {
@@ -448,7 +585,24 @@ impl Error {
             | Self::Damaged(_)
             | Self::JournalFailed(_)
             | Self::Runtime(_) => Kind::Local,
-            Self::ConditionsUnsupported(_) | Self::Remote(_) => Kind::Remote,
+            Self::NotInS3 { .. } => Kind::Full,
+            Self::ConditionsUnsupported(_)
+            | Self::FencingUnsupported(_)
+            | Self::ObjectLock { .. }
+            | Self::Unclaimed
+            | Self::CheckpointUnknown { .. }
+            | Self::ObjectMissing { .. }
+            | Self::ObjectDamaged { .. }
+            | Self::PartFailed { .. }
+            | Self::Remote(_) => Kind::Remote,
+            Self::Fenced { .. }
+            | Self::Stranded
+            | Self::TakeOverNeeded { .. }
+            | Self::Diverged { .. }
+            | Self::HeadChanged
+            | Self::RestoreUnfinished { .. }
+            | Self::NotEmpty { .. } => Kind::Conflict,
+            Self::NoSuchCheckpoint { .. } => Kind::NotFound,
             Self::Locked { .. }
             | Self::CacheFull { .. }
             | Self::NoRoom { .. }
@@ -479,7 +633,11 @@ impl Error {
             Self::WouldDeadlock { .. } | Self::CacheFull { .. } | Self::TooManyHolders { .. } => {
                 Advice::Retry
             }
-            Self::LoadFailed { cause, .. } => Self::Remote(cause.clone()).advice(),
+            Self::LoadFailed { cause, .. } | Self::PartFailed { cause, .. } => {
+                Self::Remote(cause.clone()).advice()
+            }
+            Self::NotInS3 { .. } | Self::Unclaimed | Self::CheckpointUnknown { .. } => Advice::Wait,
+            Self::HeadChanged => Advice::Retry,
             Self::StoreFailed(_) => Advice::Reopen,
             Self::DiskFull { .. } | Self::Paused(_) | Self::DirectoryInUse { .. } => Advice::Retry,
             Self::TimedOut { waiting_for, .. } => match waiting_for.advice() {
@@ -573,9 +731,12 @@ impl From<Error> for io::Error {
             | Error::Locked { .. }
             | Error::Loading { .. }
             | Error::NoRoom { .. } => io::ErrorKind::TimedOut,
-            Error::ImageMissing { .. } | Error::ImageCorrupt { .. } | Error::Damaged(_) => {
-                io::ErrorKind::InvalidData
-            }
+            Error::Fenced { .. } | Error::Stranded => io::ErrorKind::ReadOnlyFilesystem,
+            Error::ImageMissing { .. }
+            | Error::ImageCorrupt { .. }
+            | Error::ObjectMissing { .. }
+            | Error::ObjectDamaged { .. }
+            | Error::Damaged(_) => io::ErrorKind::InvalidData,
             Error::CacheFull { .. } => io::ErrorKind::StorageFull,
             Error::QueueFull { .. } | Error::DiskFull { .. } | Error::Paused(_) => {
                 io::ErrorKind::StorageFull

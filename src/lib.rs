@@ -11,6 +11,7 @@
     )
 )]
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod io;
@@ -35,18 +36,22 @@ mod worker;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use checkpoint::{
+    Checkpoint, CheckpointSnapshot, GcReport, ReadOnly, Restore, RestoreProgress, Restored,
+    VerifyReport,
+};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use metrics::Snapshot;
 pub use op::{Op, Operation};
 pub use part::FailingPart;
-pub use part::config::StoreConfig;
+pub use part::config::{Fencing, StoreConfig};
 pub use part::id::{FileId, PartId};
 pub use part::locker::{Holder, Role};
 pub use part::state::Mode;
 pub use part_store::{
-    File, FileBy, FileOptions, Guard, GuardSet, Lock, LockFuture, Locker, OwnedGuard, PartStore,
-    StoreBuilder, StoreSnapshot,
+    CheckpointOptions, File, FileBy, FileOptions, Guard, GuardSet, ListedCheckpoint, Lock,
+    LockFuture, Locker, OwnedGuard, PartStore, Prefix, StoreBuilder, StoreSnapshot,
 };
 pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};

@@ -39,10 +39,10 @@ pub struct Snapshot {
     pub uploaded: u64,
     /// Bytes of their bodies.
     pub uploaded_bytes: u64,
-    /// Images of parts uploaded.
-    pub images_uploaded: u64,
+    /// Objects of the store's own uploaded: packs of images of parts, and of pages of checkpoints.
+    pub packs_uploaded: u64,
     /// Their bytes.
-    pub image_bytes_uploaded: u64,
+    pub pack_bytes_uploaded: u64,
     /// Keys deleted.
     pub deleted: u64,
     /// Requests made to S3.

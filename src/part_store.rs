@@ -9,16 +9,21 @@
 //! | `file.rs` | a file: reading, writing, its length |
 //! | `lock.rs` | the lock operation |
 //! | `guard.rs` | what holds a part, and several of them |
+//! | `checkpoints.rs` | versions of all files |
+//! | `prefix.rs` | the same, without owning them |
 
+mod checkpoints;
 mod file;
 mod guard;
 mod lock;
+mod prefix;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::{Checkpoint, CheckpointSnapshot, Checkpointer, StoreOptions};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::journal::fs::Fs;
@@ -35,27 +40,31 @@ use crate::shutdown::{ShutdownHold, ShutdownReport};
 use crate::time::WallClock;
 use crate::upload_queue::{Builder, UploadQueue};
 
+pub use checkpoints::{CheckpointOptions, ListedCheckpoint};
 pub use file::{File, FileBy};
 pub use guard::{Guard, GuardSet, OwnedGuard};
 pub use lock::{Lock, LockFuture};
+pub use prefix::Prefix;
 
 /// Files of an engine, cut into parts that are here or in S3.
 ///
 /// Reads and writes go to local files; what is dirty goes up in the background, what is cold is
 /// evicted, what is missing is loaded. Clones are of the same store.
 ///
-/// Without checkpoints (which come with a later release) images of parts go up one an object; the
-/// journal here is what names them.
+/// A [`checkpoint`](Self::checkpoint) is a version of all files in S3 that can be restored without
+/// this directory.
 #[derive(Debug, Clone)]
 pub struct PartStore {
     parts: Arc<Parts>,
     queue: UploadQueue,
+    checkpointer: Arc<Checkpointer>,
 }
 
 /// How a [`PartStore`] is opened.
 #[must_use = "a builder does nothing until `open` is waited for"]
 #[derive(Debug)]
 pub struct StoreBuilder {
+    options: StoreOptions,
     config: StoreConfig,
     queue: Builder,
 }
@@ -93,11 +102,44 @@ impl StoreBuilder {
         }
     }
 
+    /// Claims the prefix though another owns it: that one is fenced. Without it such an open ends
+    /// [`Error::TakeOverNeeded`]. It does not help where the directory has diverged.
+    pub fn take_over(mut self) -> Self {
+        self.options.take_over = true;
+        self
+    }
+
+    /// Opens the directory of a store that was fenced, or has diverged, to read what is in it:
+    /// nothing is claimed, nothing is sent, and nothing can be written.
+    pub fn stranded(mut self) -> Self {
+        self.options.stranded = true;
+        self
+    }
+
+    /// Asked for what is to be kept with each checkpoint that is not given anything of its own: at
+    /// most 4 KiB, such as where the engine's log is to be replayed from. It is called just before
+    /// the line, on an I/O thread: whatever it says was written before is in the checkpoint.
+    pub fn checkpoint_meta(mut self, meta: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        self.options.meta = Some(Arc::new(meta));
+        self
+    }
+
+    /// Called for every checkpoint that is committed, on an I/O thread, before whoever asked for it
+    /// is told: what was written before its line is in S3, and durable here. An engine may truncate
+    /// its own log then.
+    pub fn on_checkpoint(mut self, callback: impl Fn(&Checkpoint) + Send + Sync + 'static) -> Self {
+        self.options.callback = Some(Arc::new(callback));
+        self
+    }
+
     /// Opens the store: takes the directory, recovers what an earlier life left, starts what runs
-    /// beside. Needs no answer from S3.
+    /// beside, and claims the prefix. A directory that has owned it opens without an answer from
+    /// S3, takes writes, and claims as soon as it can; every other waits for its claim.
     ///
     /// # Errors
-    /// As [`Builder::open`]; [`Error::Damaged`] and [`Error::Version`] also for the headers of
+    /// [`Error::Diverged`], [`Error::TakeOverNeeded`], [`Error::FencingUnsupported`],
+    /// [`Error::ObjectLock`], [`Error::RestoreUnfinished`], [`Error::Remote`]: nothing was
+    /// changed. As [`Builder::open`]; [`Error::Damaged`] and [`Error::Version`] also for the headers of
     /// files, [`Error::Directory`] also where a local file is gone.
     ///
     /// # Cancel safety
@@ -106,10 +148,18 @@ impl StoreBuilder {
         if let Err(errors) = self.config.validate() {
             return Op::ready(Err(errors.into()));
         }
-        let opened = self.queue.with_store(self.config).open_and(|queue, parts| {
-            parts
-                .map(|parts| PartStore { parts, queue })
-                .ok_or(Error::WouldWait("the part store"))
+        let options = StoreOptions {
+            config: Arc::new(self.config),
+            ..self.options
+        };
+        let queue = self.queue.with_store(options);
+        let opened = queue.open_and(|queue, checkpointer| {
+            let opened = checkpointer.map(|checkpointer| PartStore {
+                parts: Arc::clone(&checkpointer.parts),
+                queue,
+                checkpointer,
+            });
+            opened.ok_or(Error::WouldWait("the part store"))
         });
         opened.flatten()
     }
@@ -160,6 +210,8 @@ impl Locker {
 pub struct StoreSnapshot {
     /// The queue under it.
     pub queue: Snapshot,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointSnapshot,
     /// Files.
     pub files: usize,
     /// Parts that are here.
@@ -198,6 +250,13 @@ impl PartStore {
     /// A store that uploads to `remote`.
     pub fn builder(config: StoreConfig, remote: Arc<dyn Remote>) -> StoreBuilder {
         StoreBuilder {
+            options: StoreOptions {
+                config: Arc::new(config.clone()),
+                take_over: false,
+                stranded: false,
+                meta: None,
+                callback: None,
+            },
             queue: UploadQueue::builder(config.queue.clone(), remote),
             config,
         }
@@ -371,6 +430,7 @@ impl PartStore {
         let (dirty_bytes, peak_dirty_bytes) = parts.dirty.used();
         StoreSnapshot {
             queue: self.queue.snapshot(),
+            checkpoints: self.checkpointer.snapshot(),
             files: parts.all_files().len(),
             resident_parts: parts.resident(),
             cache_bytes,

@@ -12,6 +12,8 @@ pub enum Phase {
     Running,
     /// Nothing new is taken, except through a hold that was taken before.
     Quiescing,
+    /// Writing has ended: the last checkpoint is made.
+    Checkpointing,
     /// Lanes run empty.
     Draining,
     /// No new request to S3; those in flight get a short grace.
@@ -27,6 +29,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::Running => "running",
             Self::Quiescing => "quiescing",
+            Self::Checkpointing => "checkpointing",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Sealing => "sealing",

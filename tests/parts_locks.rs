@@ -738,6 +738,11 @@ fn several_parts_are_locked_together_and_written_in_one_step() {
 fn a_thread_locks_and_waits_as_a_task_does() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = s3_writeback::StoreConfig::new(dir.path());
+    config.fencing = s3_writeback::Fencing::Off;
+    config.checkpoint_at_shutdown = false;
+    config.checkpoint_every = None;
+    config.checkpoint_after_bytes = None;
+    config.gc_every = None;
     config.queue.segment_bytes = 64 * 1024;
     config.queue.max_disk_bytes = 64 * 1024 * 1024;
     let remote = s3_writeback::testing::remote::SimRemote::new();

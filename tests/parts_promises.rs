@@ -481,6 +481,11 @@ fn a_write_that_was_given_up_keeps_no_disk() {
         .expect("a runtime");
     let used = runtime.block_on(async {
         let mut config = s3_writeback::StoreConfig::new(&dir);
+        config.fencing = s3_writeback::Fencing::Off;
+        config.checkpoint_at_shutdown = false;
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
         config.queue.segment_bytes = 64 * 1024;
         config.cache_bytes = 1 << 20;
         config.dirty_bytes = 1 << 19;

@@ -165,7 +165,7 @@ pub(super) fn sign(fs: &dyn Fs, layout: &Layout, holder: Option<&str>) {
     }
 }
 
-fn this_process() -> String {
+pub(crate) fn this_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned());
     format!("process {} on host {host}", std::process::id())

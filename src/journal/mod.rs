@@ -57,6 +57,7 @@ use commit::Turn;
 pub use error::{JournalError, JournalFailure};
 use frame::{HEADER_BYTES, MAX_HEAD_BYTES, PayloadAt, What, frame_len};
 use fs::Fs;
+pub(crate) use identity::this_process;
 pub use inspect::{Inspection, SegmentInfo, inspect};
 pub use options::{JournalOptions, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, OnDamage};
 pub use payload::PayloadHandle;

@@ -496,7 +496,11 @@ impl Parts {
                 return Ok(Stepped::Again);
             }
         }
+        let line = self.line.open();
         for piece in pieces.iter_mut() {
+            if let Some(line) = line.as_ref().filter(|_| !piece.bytes.is_empty()) {
+                line.set_aside(&piece.file, piece.index);
+            }
             // Intents are closed under the latch, and only of parts that nobody holds: what was
             // so a moment ago still is.
             if !piece.bytes.is_empty() {
@@ -550,13 +554,17 @@ impl Parts {
         if let Some(old) = old {
             if !old.is_dirty() {
                 self.flusher.dirty(file, piece.index);
+                self.part_changed(file, piece.index);
             }
             if !old.is_unsynced() || old.status() != Status::Loaded {
                 file.is_unsynced(piece.index);
             }
         }
         written?;
-        file.grow(piece.end());
+        if piece.grows() {
+            file.grow(piece.end());
+            self.file_changed(file);
+        }
         self.totals
             .written_bytes
             .fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Captures: what a part looks like at one instant, on its way to S3.
 //!
 //! Owns: taking an image, and its number among the images of its part. Does not own: when
-//! (`flush.rs`), or what becomes of it (`settle.rs`).
+//! (`flush.rs`), the object it travels in (`pack.rs`), or what becomes of it (`settle.rs`).
 //!
 //! 1. Under the latch: copied, numbered, dirty off, captures up by one. A write is wholly in an
 //!    image, or sets dirty again after it.
@@ -9,58 +9,71 @@
 //!    delays it.
 //! 3. Bytes behind the end of the file are not read: an image ends where the file does.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
-
-use bytes::Bytes;
-
-use crate::queue::image::{Image, ImageSink};
-use crate::remote::{Crc64, RemoteError};
 
 use super::Parts;
+use super::epoch::Issued;
 use super::file::{Captures, PartFile};
-use super::header::{Address, crc32c};
+use super::header::Address;
+use super::id::PartKey;
+use super::pack::PackBytes;
 use super::room::Taken;
 
 /// An image of a part on its way.
 #[derive(Debug)]
 pub(crate) struct Captured {
-    parts: Weak<Parts>,
     pub file: Arc<PartFile>,
     pub index: u32,
     /// Rising among the captures of one file, so that none of a part that was cut off is taken for
     /// one of the part that came after it.
     pub number: u64,
     pub address: Address,
+    /// Its object is nobody's garbage meanwhile.
+    issued: Arc<Issued>,
     /// Its share of the memory that images may take.
     _room: Taken,
 }
 
-impl ImageSink for Captured {
-    fn is_wanted(&self) -> bool {
-        let captures = self.file.captures.lock();
-        let part = captures.get(&self.index);
-        part.is_some_and(|part| part.has(self.number))
+impl Captured {
+    pub(crate) fn key(&self) -> PartKey {
+        self.file.key(self.index)
     }
 
-    fn end(self: Arc<Self>, outcome: Result<(), RemoteError>) {
-        if let Some(parts) = self.parts.upgrade() {
-            parts.settler.push(self, outcome);
-        }
+    /// It goes up in another object.
+    pub(crate) fn moved(&mut self, address: Address, issued: &Arc<Issued>) {
+        self.address = address;
+        self.issued = Arc::clone(issued);
     }
 }
 
 impl Parts {
-    /// Captures a part, if it is dirty: the image to upload.
+    /// Whether somebody has a use for an image.
+    pub(crate) fn wants(&self, image: &Captured) -> bool {
+        let is_a_parts = {
+            let captures = image.file.captures.lock();
+            let part = captures.get(&image.index);
+            part.is_some_and(|part| part.has(image.number))
+        };
+        let line = || self.line.open();
+        is_a_parts || line().is_some_and(|line| line.needs_capture(image.key(), image.number))
+    }
+
+    /// Captures a part into a pack, if it is dirty.
     pub(crate) fn capture(
-        self: &Arc<Self>,
+        &self,
         file: &Arc<PartFile>,
         index: u32,
+        pack: &mut PackBytes,
         room: Taken,
-    ) -> std::io::Result<Option<Image>> {
+    ) -> std::io::Result<Option<Captured>> {
         let key = file.key(index);
         let word = &file.header.entry(index).word;
-        let latch = self.latches.copy(key);
+        let _latch = self.latches.copy(key);
+        let line = self.line.open();
+        if let Some(line) = &line {
+            line.touch(file, index);
+        }
         if word.make(|word| word.captured()).is_none() {
             return Ok(None);
         }
@@ -72,45 +85,46 @@ impl Parts {
                 ..Captures::default()
             });
             part.in_flight += 1;
+            part.last = number;
             number
         };
-        let mut bytes = vec![0; file.len_of(index) as usize];
-        let read = file.read_here(&mut bytes, file.start_of(index));
-        if let Err(error) = read {
-            self.uncapture(file, index, number);
-            return Err(error);
+        if let Some(line) = &line {
+            line.captured(key, number);
         }
-        drop(latch);
-        let (epoch, sequence) = self.epochs.issue();
-        let address = Address {
-            epoch,
-            sequence,
-            offset: 0,
-            len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            crc: crc32c(&bytes),
-        };
-        let body = Bytes::from(bytes);
-        let sink = Arc::new(Captured {
-            parts: Arc::downgrade(self),
-            file: Arc::clone(file),
-            index,
-            number,
-            address,
-            _room: room,
-        });
-        Ok(Some(Image {
-            key: self.epochs.key(&address),
-            checksum: Crc64::of(&body),
-            body,
-            sink,
-            failures: 0,
-            last_error: None,
-        }))
+        let start = file.start_of(index);
+        let len = file.len_of(index) as usize;
+        let copied = pack.push(len, |into| file.read_here(into, start));
+        match copied {
+            Ok(address) => Ok(Some(Captured {
+                file: Arc::clone(file),
+                index,
+                number,
+                address,
+                issued: Arc::clone(pack.issued()),
+                _room: room,
+            })),
+            Err(error) => {
+                let cause = || crate::error::Error::directory(&file.path, &error);
+                if let Some(line) = &line {
+                    line.failed(key, number, cause);
+                }
+                self.uncapture_latched(file, index, number);
+                Err(error)
+            }
+        }
     }
 
     /// A capture that came to nothing: the part is dirty again. Whether it was still in flight: a
     /// part that was cut off has none.
-    pub(crate) fn uncapture(&self, file: &PartFile, index: u32, number: u64) -> bool {
+    pub(crate) fn uncapture(&self, file: &Arc<PartFile>, index: u32, number: u64) -> bool {
+        let _latch = self.latches.step(file.key(index));
+        if let Some(line) = self.line.open() {
+            line.touch(file, index);
+        }
+        self.uncapture_latched(file, index, number)
+    }
+
+    fn uncapture_latched(&self, file: &PartFile, index: u32, number: u64) -> bool {
         let mut captures = file.captures.lock();
         let std::collections::btree_map::Entry::Occupied(mut part) = captures.entry(index) else {
             return false;

@@ -386,6 +386,11 @@ mod tests {
     )]
     async fn who_waits_for_a_log_does_not_have_the_ring() {
         let mut config = StoreConfig::new("/q");
+        config.fencing = crate::Fencing::Off;
+        config.checkpoint_at_shutdown = false;
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
         config.cache_bytes = 8 * PART as u64;
         config.dirty_bytes = 4 * PART as u64;
         config.checkpoint_cache_bytes = PART as u64;

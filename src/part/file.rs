@@ -29,6 +29,8 @@ use super::wait::Words;
 #[derive(Debug)]
 pub(crate) struct PartFile {
     pub no: u32,
+    /// Its own among all files that ever had this name.
+    pub token: u64,
     pub id: FileId,
     /// The location of the record that created it.
     pub incarnation: Location,
@@ -54,6 +56,16 @@ pub(crate) struct PartFile {
     pub unsynced: Mutex<Unsynced>,
     /// One fsync at a time.
     pub syncs: Mutex<()>,
+    /// Parts that may not be as the last committed checkpoint has them: dirty, on their way, or
+    /// with another image.
+    pub changed: Mutex<BTreeSet<u32>>,
+    /// It is among the files that may not be.
+    pub is_changed: AtomicBool,
+    /// A checkpoint may have it.
+    listed: AtomicBool,
+    /// How many lines had been drawn when it came to be, and when it went.
+    born: AtomicU64,
+    gone: AtomicU64,
 }
 
 /// How far a cut is.
@@ -111,6 +123,8 @@ pub(crate) struct Intent {
 pub(crate) struct Captures {
     /// The number of the first. Those before it are of what the part was before it was cut off.
     pub first: u64,
+    /// The number of the last.
+    pub last: u64,
     /// The number of the last whose image is in the entry.
     pub applied: u64,
     pub in_flight: u32,
@@ -145,6 +159,8 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub no: u32,
+    /// Its own among all files that ever had this name.
+    pub token: u64,
     pub id: FileId,
     pub incarnation: Location,
     pub part_bytes: u32,
@@ -160,6 +176,7 @@ impl PartFile {
         };
         Self {
             no: made.no,
+            token: made.token,
             id: made.id,
             incarnation: made.incarnation,
             part_bytes: made.part_bytes,
@@ -178,6 +195,11 @@ impl PartFile {
             moves: Watched::new(0),
             unsynced: Mutex::new(Unsynced::default()),
             syncs: Mutex::new(()),
+            changed: Mutex::new(BTreeSet::new()),
+            is_changed: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            born: AtomicU64::new(0),
+            gone: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -228,6 +250,30 @@ impl PartFile {
     pub(crate) fn len_of(&self, index: u32) -> u32 {
         let left = self.len().saturating_sub(self.start_of(index));
         u32::try_from(left).map_or(self.part_bytes, |left| left.min(self.part_bytes))
+    }
+
+    /// Whether a checkpoint may have it.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_listed(&self) {
+        self.listed.store(true, Ordering::Release);
+    }
+
+    /// It came to be behind so many lines.
+    pub(crate) fn born_behind(&self, lines: u64) {
+        self.born.store(lines, Ordering::Release);
+    }
+
+    /// It went behind so many lines; [`u64::MAX`], it did not.
+    pub(crate) fn gone_behind(&self, lines: u64) {
+        self.gone.store(lines, Ordering::Release);
+    }
+
+    /// Whether it was there when a line was drawn.
+    pub(crate) fn is_at(&self, line: u64) -> bool {
+        self.born.load(Ordering::Acquire) < line && self.gone.load(Ordering::Acquire) >= line
     }
 
     #[inline]

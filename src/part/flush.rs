@@ -24,9 +24,10 @@ use crate::sync::Mutex;
 use super::Parts;
 use super::file::PartFile;
 use super::id::{PartId, PartKey};
+use super::pack::PackBytes;
 
-/// Parts captured on one trip to an I/O thread.
-const BATCH: usize = 16;
+/// Parts of one pack at most: so many that a pack is full by its bytes.
+const BATCH: usize = 4096;
 /// Captures of one part in flight, beyond which it waits.
 const CAPTURES: u32 = 2;
 /// How long a part waits that has that many.
@@ -184,6 +185,22 @@ impl Flusher {
         failing.map(|failing| failing.part.clone()).collect()
     }
 
+    /// Whatever waits because it failed is tried again now: a checkpoint needs it.
+    pub(crate) fn retry_now(&self) {
+        {
+            let state = &mut *self.state.lock();
+            let now = Instant::now();
+            for failing in state.failing.values_mut() {
+                failing.due = now;
+            }
+            let delayed = std::mem::take(&mut state.delayed);
+            for dirty in delayed.into_values().rev() {
+                state.dirty.push_front(dirty);
+            }
+        }
+        self.wake.notify_one();
+    }
+
     pub(crate) fn healed(&self, key: PartKey) {
         self.state.lock().failing.remove(&key);
     }
@@ -197,23 +214,38 @@ impl Flusher {
             || due.is_some_and(|((due, _), _)| *due < deadline)
     }
 
-    /// What is to be captured now; and when to look again, if nothing calls earlier.
-    fn take(&self, early: bool, age: Duration, now: Instant) -> (Vec<Dirty>, Option<Instant>) {
+    /// What is to be captured now, a pack of at most `bytes`, or one part; and when to look again,
+    /// if nothing calls earlier.
+    fn take(
+        &self,
+        early: bool,
+        age: Duration,
+        now: Instant,
+        bytes: u64,
+    ) -> (Vec<Dirty>, Option<Instant>) {
         let state = &mut *self.state.lock();
-        let mut taken = Vec::new();
+        let mut taken: Vec<Dirty> = Vec::new();
+        let (mut room, mut count) = (bytes, 0);
+        let mut fits = |next: &Dirty| {
+            let each = u64::from(next.file.part_bytes);
+            let fits = count == 0 || (count < BATCH && each <= room);
+            if fits {
+                room = room.saturating_sub(each);
+                count += 1;
+            }
+            fits
+        };
         // Whatever has waited for its time is due, and in nobody's way.
-        while taken.len() < BATCH
-            && let Some(due) = state.delayed.first_entry().filter(|due| due.key().0 <= now)
-        {
+        while let Some(due) = state.delayed.first_entry() {
+            if due.key().0 > now || !fits(due.get()) {
+                break;
+            }
             let due = due.remove();
             taken.extend(state.due(due, now));
         }
-        while taken.len() < BATCH {
-            let due = |dirty: &Dirty| early || dirty.since + age <= now;
-            match state.dirty.pop_front_if(|dirty| due(dirty)) {
-                Some(dirty) => taken.extend(state.due(dirty, now)),
-                None => break,
-            }
+        let mut is_due = |dirty: &mut Dirty| (early || dirty.since + age <= now) && fits(dirty);
+        while let Some(dirty) = state.dirty.pop_front_if(&mut is_due) {
+            taken.extend(state.due(dirty, now));
         }
         self.in_hand.store(taken.len(), Ordering::Release);
         let by_age = state.dirty.front().map(|dirty| dirty.since + age);
@@ -245,9 +277,16 @@ impl Parts {
             let all = self.flusher.all.load(Ordering::Acquire);
             let (used, _) = self.dirty.used();
             let hurry = self.flusher.hurry.swap(false, Ordering::AcqRel);
-            let early = all || hurry || used * 2 >= self.dirty.limit() || self.dirty.is_wanted();
+            let early = all
+                || hurry
+                || used * 2 >= self.dirty.limit()
+                || self.dirty.is_wanted()
+                || self.line.is_owed();
             let now = Instant::now();
-            let (taken, due) = self.flusher.take(early, self.config.max_dirty_age, now);
+            let age = self.config.max_dirty_age;
+            let (taken, due) = self
+                .flusher
+                .take(early, age, now, self.config.pack_target());
             if taken.is_empty() {
                 // What is not dirty and still holds its share: intents without a write. Looked
                 // for now and then: each look is at all of them.
@@ -271,46 +310,86 @@ impl Parts {
                 }
                 continue;
             }
-            for dirty in taken {
-                tokio::select! {
-                    () = self.flush_one(dirty) => (),
-                    () = self.stop.cancelled() => return,
-                }
-                self.flusher.in_hand.fetch_sub(1, Ordering::AcqRel);
+            tokio::select! {
+                () = self.flush_pack(taken) => (),
+                () = self.stop.cancelled() => return,
             }
+            self.flusher.in_hand.store(0, Ordering::Release);
         }
     }
 
-    async fn flush_one(self: &Arc<Self>, dirty: Dirty) {
-        let (file, index) = (Arc::clone(&dirty.file), dirty.index);
-        let word = file.header.entry(index).word.get();
-        if !word.is_dirty() || self.failed.get().is_some() {
+    /// Whether a part that was taken is captured now.
+    fn is_due(&self, dirty: &Dirty) -> Option<bool> {
+        let word = dirty.file.header.entry(dirty.index).word.get();
+        let is_over = self.failed.get().is_some() || self.fenced.get().is_some();
+        if !word.is_dirty() || is_over {
+            return None;
+        }
+        Some(word.captures() < CAPTURES)
+    }
+
+    async fn flush_pack(self: &Arc<Self>, taken: Vec<Dirty>) {
+        let mut parts = Vec::with_capacity(taken.len());
+        for dirty in taken {
+            match self.is_due(&dirty) {
+                None => {}
+                Some(true) => parts.push(dirty),
+                Some(false) => self.flusher.again(dirty, Instant::now() + AGAIN),
+            }
+        }
+        if parts.is_empty() {
             return;
         }
-        if word.captures() >= CAPTURES {
-            return self.flusher.again(dirty, Instant::now() + AGAIN);
-        }
         if let Err(error) = self.epochs.ready(&self.journal, &self.random).await {
-            tracing::warn!(%error, "no epoch to write under");
-            return self.flusher.again(dirty, Instant::now() + AGAIN * 20);
+            tracing::debug!(%error, "no epoch to write under");
+            for dirty in parts {
+                self.flusher.again(dirty, Instant::now() + AGAIN * 20);
+            }
+            return;
         }
-        let each = u64::from(file.part_bytes);
+        let each = parts.iter().map(|dirty| u64::from(dirty.file.part_bytes));
+        let bytes: u64 = each.sum();
         let blocked = || {
             self.flusher.blocked.store(true, Ordering::Release);
             self.flusher.moved.notify_waiters();
         };
-        let room = self.images.take(each, None, blocked).await;
+        // What a checkpoint waits for has room that nothing else has.
+        let owed = |dirty: &Dirty| self.line.needs(dirty.file.key(dirty.index));
+        let by = parts.iter().any(owed).then(|| Arc::clone(&self.ours));
+        let room = self.images.take(bytes, by.as_ref(), blocked).await;
         self.flusher.blocked.store(false, Ordering::Release);
-        let Ok(room) = room else { return };
-        let (parts, on) = (Arc::clone(self), Arc::clone(&file));
-        let captured = self.io.run(move || parts.capture(&on, index, room)).await;
-        match captured.and_then(|captured| captured) {
-            Ok(Some(image)) => self.queue.submit_image(image),
-            Ok(None) => {}
-            Err(error) => {
-                let error = RemoteError::transient("capture").with_message(&error.to_string());
-                self.part_failed(&file, index, &error);
+        let Ok(mut room) = room else { return };
+        let Ok(issued) = self.epochs.issue() else {
+            for dirty in parts {
+                self.flusher.again(dirty, Instant::now() + AGAIN * 20);
             }
+            return;
+        };
+        let on = Arc::clone(self);
+        let capture = move || {
+            let mut pack = PackBytes::new(issued, usize::try_from(bytes).unwrap_or(0));
+            let (mut captured, mut failed) = (Vec::with_capacity(parts.len()), Vec::new());
+            for dirty in parts {
+                let (file, index) = (dirty.file, dirty.index);
+                let share = room.split(file.part_bytes.into());
+                match on.capture(&file, index, &mut pack, share) {
+                    Ok(image) => captured.extend(image),
+                    Err(error) => failed.push((file, index, error)),
+                }
+            }
+            let image = (!captured.is_empty()).then(|| on.pack(pack, captured));
+            (image, failed)
+        };
+        let (image, failed) = match self.io.run(capture).await {
+            Ok(done) => done,
+            Err(error) => return tracing::error!(%error, "a pack was not made"),
+        };
+        for (file, index, error) in failed {
+            let error = RemoteError::transient("capture").with_message(&error.to_string());
+            self.part_failed(&file, index, &error);
+        }
+        if let Some(image) = image {
+            self.queue.submit_image(image);
         }
     }
 
@@ -350,7 +429,7 @@ impl Parts {
                 || self.queue.images_can_move(deadline)
                 || self.settler.is_busy()
                 || self.checkpointing.load(Ordering::Acquire) > 0;
-            if !moves || self.failed.get().is_some() {
+            if !moves || self.failed.get().is_some() || self.fenced.get().is_some() {
                 for file in self.all_files() {
                     self.close_idle_intents(&file);
                 }

@@ -291,6 +291,9 @@ impl Parts {
     /// Whether a write may be made now.
     pub(crate) fn check_writes(&self, locker: Option<&Arc<LockerState>>) -> Result<()> {
         self.locks.admits(locker.map(|l| &**l), true)?;
+        if let Some(error) = self.fenced.get() {
+            return Err(error.clone());
+        }
         match self.failed.get() {
             Some(cause) => Err(Error::StoreFailed(cause.clone())),
             None => Ok(()),

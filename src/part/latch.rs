@@ -34,6 +34,11 @@ impl Latches {
         self.0[self.of(key)].write()
     }
 
+    /// All of them: whoever has this is between any two steps.
+    pub(crate) fn all(&self) -> Vec<RwLockWriteGuard<'_, ()>> {
+        self.0.iter().map(RwLock::write).collect()
+    }
+
     /// Waits for every step and copy that is in progress.
     pub(crate) fn pass_all(&self) {
         for latch in &self.0 {

@@ -28,7 +28,7 @@ use super::file::{Made, PartFile, Shaping};
 use super::id::FileId;
 use super::intent::Opened;
 use super::locker::LockerState;
-use super::record::{Change, FileRecord, encode, kind};
+use super::record::{Change, DroppedRecord, FileRecord, encode, kind};
 use super::state::{Status, Want};
 
 /// Parts that somebody has to himself.
@@ -110,6 +110,7 @@ impl Parts {
         };
         let made = Made {
             no: reserved.no,
+            token,
             id,
             incarnation,
             part_bytes,
@@ -189,19 +190,23 @@ impl Parts {
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
         let location = {
             let mut log = file.log.lock();
+            let _gate = self.line.between();
+            self.log_drop(file)?;
             let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
             let location = self.journal.append(end)?;
             log.ended = true;
+            file.gone_behind(self.line.drawn());
             cutting.cuts();
             location
         };
         let carried = self.carry(async move {
             if let Err(error) = parts.journal.wait_durable(location).await {
                 on.log.lock().ended = false;
+                on.gone_behind(u64::MAX);
                 return Err(error.into());
             }
             on.set_dropped();
-            parts.cut_words(&mut cutting);
+            let cutting = parts.cut_words(cutting).await?;
             parts.forget(&on);
             drop(cutting);
             let (records, intents, snapshot) = {
@@ -316,13 +321,19 @@ impl Parts {
         let file = &cutting.file;
         let log = &mut *file.log.lock();
         let _latch = (inside > 0).then(|| self.latches.step(file.key(last)));
+        // Between two lines, too, where no part is cut inside.
+        let _gate = self.line.between();
         if inside > 0 {
+            if let Some(line) = self.line.open() {
+                line.set_aside(file, last);
+            }
             let word = &file.header.entry(last).word;
             // Its image is longer than the part will be: dirty, a new one is made.
             match word.make(|word| word.dirtied()) {
                 Some((old, _)) => {
                     if !old.is_dirty() {
                         self.flusher.dirty(file, last);
+                        self.part_changed(file, last);
                     }
                     file.is_unsynced(last);
                 }
@@ -334,7 +345,11 @@ impl Parts {
         cutting.cuts();
         log.cut = Some(len);
         log.len_logged = len;
+        if let Some(line) = self.line.open() {
+            line.len_of(file);
+        }
         file.set_len(len);
+        self.file_changed(file);
         let keeps = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
         drop(log.intents.split_off(&keeps));
         Ok(Some(location))
@@ -348,8 +363,13 @@ impl Parts {
             if file.is_dropped() {
                 return Err(file.deleted(0));
             }
+            let _gate = self.line.between();
             if file.shaping.read(|shaping| *shaping < Shaping::Cuts) {
+                if let Some(line) = self.line.open() {
+                    line.len_of(file);
+                }
                 file.grow(len);
+                self.file_changed(file);
                 break;
             }
         }
@@ -390,9 +410,9 @@ impl Parts {
         inside: usize,
         last: u32,
         location: u64,
-        mut cutting: Cutting,
+        cutting: Cutting,
     ) -> Result<()> {
-        self.cut_words(&mut cutting);
+        let cutting = self.cut_words(cutting).await?;
         self.journal.wait_durable(location).await?;
         self.punch_behind(file, len, inside, last).await?;
         let location = {
@@ -518,17 +538,37 @@ impl Parts {
     }
 
     /// Nothing is left of these parts: images, loads, captures, room.
-    fn cut_words(&self, cutting: &mut Cutting) {
-        let file = &cutting.file;
-        for index in cutting.held.iter().copied() {
+    /// Bytes that a line still needs are set aside.
+    async fn cut_words(self: &Arc<Self>, mut cutting: Cutting) -> Result<Cutting> {
+        let parts = Arc::clone(self);
+        let cut = self.io.run(move || {
+            parts.cut_each(&cutting.file, &cutting.held);
+            cutting.done = true;
+            cutting
+        });
+        cut.await.map_err(|error| Error::Runtime(error.to_string()))
+    }
+
+    fn cut_each(&self, file: &Arc<PartFile>, indexes: &[u32]) {
+        for index in indexes.iter().copied() {
             let key = file.key(index);
             let _latch = self.latches.step(key);
+            if let Some(line) = self.line.open().filter(|line| file.is_at(line.number)) {
+                line.set_aside(file, index);
+            }
             let load = file.loads.lock().remove(&index);
             file.captures.lock().remove(&index);
             file.unsynced.lock().parts.remove(&index);
             let entry = file.header.entry(index);
+            let had = entry.address().is_some();
             entry.set_address(None);
             entry.word.make(|word| word.cut());
+            if had {
+                entry.word.set(|word| word.with_differs(true));
+            }
+            if entry.word.get().differs() && !file.is_dropped() {
+                self.part_changed(file, index);
+            }
             if let Some(load) = load {
                 load.void(file.deleted(index));
             }
@@ -536,7 +576,24 @@ impl Parts {
             self.resident.remove(key);
         }
         file.moved();
-        cutting.done = true;
+    }
+
+    /// A file that a checkpoint may have is to be taken out of the next: on record, before its end
+    /// is.
+    fn log_drop(&self, file: &PartFile) -> Result<()> {
+        if !file.is_listed() {
+            return Ok(());
+        }
+        let dropped = DroppedRecord {
+            id: file.id.0,
+            token: file.token,
+        };
+        let append = Append::begin(kind::DROPPED, encode(&dropped), Payload::None);
+        let record = self.journal.append(append.vital())?;
+        self.dropped
+            .lock()
+            .insert(record, (dropped, self.line.drawn()));
+        Ok(())
     }
 }
 
@@ -581,8 +638,12 @@ impl Reserved {
     fn fill(mut self, made: Made) -> Arc<PartFile> {
         self.filled = true;
         let file = Arc::new(PartFile::new(made));
+        // Between two lines.
+        let _gate = self.parts.line.between();
+        file.born_behind(self.parts.line.drawn());
+        self.parts.file_changed(&file);
         self.parts.insert(&file);
-        file
+        Arc::clone(&file)
     }
 }
 

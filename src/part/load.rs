@@ -499,6 +499,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_come_between_the_look_and_the_wait_is_not_waited_for() {
         let mut config = StoreConfig::new("/q");
+        config.fencing = crate::Fencing::Off;
+        config.checkpoint_at_shutdown = false;
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
         config.cache_bytes = 4 * PART as u64;
         config.dirty_bytes = 4 * PART as u64;
         config.checkpoint_cache_bytes = PART as u64;
@@ -559,7 +564,9 @@ mod tests {
     /// A hint about a hole costs nothing: there is nothing to load, and no page of the header.
     #[tokio::test(start_paused = true)]
     async fn a_prefetch_of_a_hole_makes_no_pages_of_the_header() {
-        let store = PartStore::builder(StoreConfig::new("/q"), Arc::new(SimRemote::new()))
+        let mut config = StoreConfig::new("/q");
+        config.fencing = crate::Fencing::Off;
+        let store = PartStore::builder(config, Arc::new(SimRemote::new()))
             .run_on(RunOn::Handle(Handle::current()))
             .file_system(Arc::new(SimFs::new()), Io::inline())
             .open()

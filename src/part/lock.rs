@@ -126,7 +126,7 @@ impl Locks {
             HOLDERS_ONLY if holds || role == Role::Checkpointer => return Ok(()),
             HOLDERS_ONLY => Phase::Quiescing,
             READ_ONLY if role == Role::Checkpointer && !writes => return Ok(()),
-            READ_ONLY => Phase::Draining,
+            READ_ONLY => Phase::Checkpointing,
             _ => Phase::Stopping,
         };
         Err(Error::ShuttingDown { phase })
@@ -143,7 +143,7 @@ impl Locks {
         let gate = match phase {
             Phase::Running => OPEN,
             Phase::Quiescing => HOLDERS_ONLY,
-            Phase::Draining => READ_ONLY,
+            Phase::Checkpointing | Phase::Draining => READ_ONLY,
             Phase::Stopping | Phase::Sealing | Phase::Closed => SHUT,
         };
         self.gate.fetch_max(gate, Ordering::AcqRel);

@@ -328,6 +328,24 @@ pub(crate) struct Lockers {
     next: AtomicU64,
 }
 
+impl LockerState {
+    /// One that holds no locks, and is none of those that are looked at: it takes room.
+    pub(crate) fn apart(name: &str, role: Role) -> Arc<Self> {
+        Arc::new(Self {
+            id: 0,
+            name: name.to_owned(),
+            role,
+            through_hold: false,
+            made_by: String::new(),
+            slots: Default::default(),
+            more: Mutex::new((0, Vec::new())),
+            many: AtomicU64::new(0),
+            cuts: Mutex::new(Vec::new()),
+            all: Weak::new(),
+        })
+    }
+}
+
 impl Lockers {
     pub(crate) fn make(
         self: &Arc<Self>,

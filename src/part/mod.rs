@@ -16,16 +16,19 @@
 //! | `access.rs` | reading and writing |
 //! | `intent.rs`, `sync.rs` | what is true after a crash |
 //! | `load.rs` | the way in |
-//! | `capture.rs`, `flush.rs`, `settle.rs` | the way out |
+//! | `capture.rs`, `pack.rs`, `flush.rs`, `settle.rs` | the way out |
+//! | `line.rs`, `aside.rs` | what all of it was at one instant |
 //! | `length.rs` | create, drop, set_len |
 //! | `epoch.rs` | what objects are called |
-//! | `record.rs`, `snapshot.rs`, `replay.rs`, `open.rs` | what survives |
+//! | `record.rs`, `snapshot.rs`, `replay.rs`, `open.rs`, `seed.rs` | what survives |
+//! | `for_checkpoint.rs` | what the layer above asks |
 //!
 //! Resources are ordered: admission permit < part lock < room < upload slot < request. Who holds
 //! one waits for none that comes before it. Latches and mutexes come last, and nothing is waited
 //! for under them.
 
 pub(crate) mod access;
+pub(crate) mod aside;
 pub(crate) mod capture;
 pub mod config;
 pub(crate) mod detector;
@@ -33,6 +36,7 @@ pub(crate) mod epoch;
 pub(crate) mod evict;
 pub(crate) mod file;
 pub(crate) mod flush;
+pub(crate) mod for_checkpoint;
 pub(crate) mod header;
 pub mod id;
 pub(crate) mod intent;
@@ -40,15 +44,18 @@ pub(crate) mod intent;
 mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
+pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod lock;
 pub mod locker;
 #[cfg(all(test, loom_model))]
 mod models;
 pub(crate) mod open;
+pub(crate) mod pack;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod room;
+pub(crate) mod seed;
 pub(crate) mod settle;
 pub(crate) mod snapshot;
 pub mod state;
@@ -67,8 +74,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Limit, Result};
 use crate::io::Io;
-use crate::journal::Journal;
 use crate::journal::fs::Fs;
+use crate::journal::{Journal, Location};
 use crate::phase::Phase;
 use crate::queue::Queue;
 use crate::random::Random;
@@ -84,6 +91,7 @@ use flush::Flusher;
 use id::FileId;
 use latch::Latches;
 use length::{Reserved, too_many};
+use line::Line;
 use lock::Locks;
 use room::Room;
 use settle::Settler;
@@ -116,8 +124,18 @@ pub(crate) struct Parts {
     evictor: Notify,
     pub flusher: Flusher,
     settler: Settler,
-    epochs: Epochs,
+    pub epochs: Arc<Epochs>,
+    pub line: Line,
+    /// Under whose name checkpoints take room.
+    ours: Arc<locker::LockerState>,
+    /// Files that may not be as the last committed checkpoint has them, by number.
+    changed: Mutex<BTreeMap<u32, Arc<PartFile>>>,
+    /// Files that were dropped and that the last committed checkpoint may have, by their record;
+    /// and behind how many lines.
+    dropped: Mutex<BTreeMap<Location, (record::DroppedRecord, u64)>>,
     failed: OnceLock<String>,
+    /// Why nothing may be written any more, though the disk is well.
+    fenced: OnceLock<Error>,
     /// What writes to local files by itself: loads and evictions. Sealing waits for it: what hangs
     /// in the disk must not come to it when the directory is somebody else's.
     local: TaskTracker,
@@ -135,6 +153,12 @@ pub(crate) struct Parts {
     /// Held by a test, it keeps who found a part on its way from choosing what to wait for.
     #[cfg(test)]
     pub between: tokio::sync::Mutex<()>,
+}
+
+/// Where the bytes of a file's parts are.
+pub(crate) fn part_path(dir: &std::path::Path, id: FileId, token: u64) -> PathBuf {
+    dir.join("parts")
+        .join(format!("{:016x}-{token:016x}", id.0))
 }
 
 /// An operation of a checkpointer: shutdown stops nothing that it needs before it is over.
@@ -165,9 +189,13 @@ impl Parts {
         io: Io,
         runtime: &Arc<Runtime>,
         random: Random,
-        epochs: Vec<(crate::journal::Location, record::EpochRecord)>,
+        epochs: Vec<(Location, record::EpochRecord)>,
     ) -> Arc<Self> {
+        let claimed = config.fencing.is_on();
+        let ours =
+            locker::LockerState::apart("checkpointer of the store", locker::Role::Checkpointer);
         Arc::new(Self {
+            ours,
             dir: config.queue.dir.clone(),
             fs,
             io,
@@ -187,15 +215,23 @@ impl Parts {
                 config.dirty_bytes,
                 config.checkpoint_cache_bytes,
             ),
-            images: Room::new(Limit::DirtyBytes, config.image_bytes, 0),
+            images: Room::new(
+                Limit::DirtyBytes,
+                config.image_bytes,
+                config.pack_target().max(config.max_part_bytes()),
+            ),
             files: Mutex::new(BTreeMap::new()),
             next_no: AtomicU32::new(0),
             resident: Resident::default(),
             evictor: Notify::new(),
             flusher: Flusher::default(),
             settler: Settler::default(),
-            epochs: Epochs::new(epochs),
+            epochs: Epochs::new(epochs, claimed),
+            line: Line::default(),
+            changed: Mutex::new(BTreeMap::new()),
+            dropped: Mutex::new(BTreeMap::new()),
             failed: OnceLock::new(),
+            fenced: OnceLock::new(),
             local: TaskTracker::new(),
             stop: CancellationToken::new(),
             checkpointing: AtomicU64::new(0),
@@ -290,7 +326,7 @@ impl Parts {
     }
 
     fn path_of(&self, id: FileId, token: u64) -> PathBuf {
-        self.parts_dir().join(format!("{:016x}-{token:016x}", id.0))
+        part_path(&self.dir, id, token)
     }
 
     fn next_no(&self) -> u32 {
@@ -361,6 +397,27 @@ impl Parts {
 
     pub(crate) fn resident(&self) -> usize {
         self.resident.count()
+    }
+
+    /// Another owns the prefix: nothing is written any more, and whoever waits to do so is told.
+    pub(crate) fn fence(&self, error: &Error) {
+        if self.fenced.set(error.clone()).is_err() {
+            return;
+        }
+        tracing::error!(%error, "the store is fenced: nothing is written, and nothing is sent");
+        self.queue.hold_sending(true);
+        self.cache.refuse(|_| true, error);
+        self.dirty.shut(error);
+        self.images.shut(error);
+        if let Some(line) = self.line.open() {
+            line.give_up(error.clone());
+        }
+        self.flusher.moved();
+    }
+
+    /// Why it was, if it was.
+    pub(crate) fn fenced(&self) -> Option<&Error> {
+        self.fenced.get()
     }
 
     /// Closes the gate a step further: those who wait and are let in no more are told.

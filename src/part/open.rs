@@ -25,7 +25,8 @@ use super::Parts;
 use super::file::{Intent, Made, PartFile};
 use super::id::FileId;
 use super::record::{
-    Change, EpochRecord, FileRecord, HeaderRecord, LengthNote, SnapshotNote, decode, kind, slot,
+    Change, DroppedRecord, EpochRecord, FileRecord, HeaderRecord, LengthNote, SnapshotNote, decode,
+    kind, slot,
 };
 use super::replay::Replayed;
 use super::state::Status;
@@ -39,6 +40,9 @@ pub(crate) struct Found<'a> {
     files: Vec<&'a RecoveredOwner>,
     headers: BTreeMap<u64, Vec<(u64, HeaderRecord)>>,
     pub epochs: Vec<(Location, EpochRecord)>,
+    dropped: Vec<(Location, DroppedRecord)>,
+    /// What the directory stands on: the checkpoint layer's.
+    pub stand: Option<&'a RecoveredOwner>,
     /// Some records are lost.
     damaged: bool,
 }
@@ -68,6 +72,11 @@ impl<'a> Found<'a> {
                     let epoch = decode(&owner.head).ok_or_else(|| unreadable(owner))?;
                     found.epochs.push((owner.location, epoch));
                 }
+                kind::DROPPED => {
+                    let dropped = decode(&owner.head).ok_or_else(|| unreadable(owner))?;
+                    found.dropped.push((owner.location, dropped));
+                }
+                kind::STAND => found.stand = Some(owner),
                 _ => {}
             }
         }
@@ -89,8 +98,8 @@ fn note(owner: &RecoveredOwner, slot: u8) -> Option<(u64, &[u8])> {
 }
 
 impl Parts {
-    /// Recovers all files. Blocks on the disk.
-    pub(crate) fn recover(self: &Arc<Self>, found: Found<'_>) -> Result<()> {
+    /// Recovers all files; what is on record up to `listed` is in a checkpoint. Blocks on the disk.
+    pub(crate) fn recover(self: &Arc<Self>, found: Found<'_>, listed: Location) -> Result<()> {
         let io = |path: &Path, error: &io::Error| Error::directory(path, error);
         for dir in [self.parts_dir(), self.headers_dir()] {
             self.fs.create_dir_all(&dir).map_err(|e| io(&dir, &e))?;
@@ -100,16 +109,36 @@ impl Parts {
             files,
             mut headers,
             damaged,
+            dropped,
             ..
         } = found;
         let mut named = BTreeSet::new();
         for owner in files {
             let records = headers.remove(&owner.location).unwrap_or_default();
-            let file = self.recover_file(owner, records)?;
+            let (file, last) = self.recover_file(owner, records)?;
             named.extend(file.path.file_name().map(ToOwned::to_owned));
             let snapshot = self.snapshot_path(&file, file.log.lock().snapshot);
             named.extend(snapshot.file_name().map(ToOwned::to_owned));
             self.insert(&file);
+            file.set_listed();
+            if last > listed {
+                self.file_changed(&file);
+            }
+            for (index, entry) in file.header.used_from(0) {
+                let word = entry.word.get();
+                if word.differs() || word.is_dirty() {
+                    self.part_changed(&file, index);
+                }
+            }
+        }
+        for (record, gone) in dropped {
+            // A crash may have come before the end of it.
+            let is_there = |file: &Arc<PartFile>| file.id.0 == gone.id && file.token == gone.token;
+            if self.all_files().iter().any(is_there) {
+                self.end_records(&[record]);
+            } else {
+                self.dropped.lock().insert(record, (gone, 0));
+            }
         }
         let mut used = BTreeSet::new();
         for file in self.all_files() {
@@ -149,7 +178,7 @@ impl Parts {
         self: &Arc<Self>,
         owner: &RecoveredOwner,
         mut records: Vec<(u64, HeaderRecord)>,
-    ) -> Result<Arc<PartFile>> {
+    ) -> Result<(Arc<PartFile>, Location)> {
         let Some(record) = decode::<FileRecord>(&owner.head) else {
             let text = format!("record {} of a file cannot be read", owner.location);
             return Err(Error::Damaged(text));
@@ -167,6 +196,7 @@ impl Parts {
         let disk = disk.map_err(|error| Error::directory(&path, &error))?;
         let file = Arc::new(PartFile::new(Made {
             no: self.next_no(),
+            token: record.token,
             id,
             incarnation: owner.location,
             part_bytes: record.part_bytes,
@@ -201,6 +231,13 @@ impl Parts {
             .partition(|(location, _)| *location <= upto);
         let over: Vec<u64> = over.into_iter().map(|(location, _)| location).collect();
         self.end_records(&over);
+        let last = [
+            Some(owner.location),
+            Some(upto),
+            length.as_ref().map(|(at, _)| *at),
+            records.last().map(|(at, _)| *at),
+        ];
+        let last = last.into_iter().flatten().max().unwrap_or(0);
         // A length that was put on record before a cut is not what counts after it.
         let mut length = length.filter(|(at, _)| *at > upto);
         for (location, record) in &records {
@@ -230,8 +267,12 @@ impl Parts {
         let behind = u32::try_from(file.parts_of(replayed.len)).unwrap_or(u32::MAX);
         replayed.intents.split_off(&behind);
         for (_, entry) in file.header.used_from(behind) {
+            let had = entry.address().is_some();
             entry.set_address(None);
-            entry.word.set(|word| word.with_status(Status::Zero));
+            entry.word.set(|word| {
+                let differs = word.differs() || had;
+                word.with_status(Status::Zero).with_differs(differs)
+            });
         }
         let settled = self.settle_bytes(&file, replayed);
         settled.map_err(|error| {
@@ -242,7 +283,7 @@ impl Parts {
             let healed = Append::note(kind::NOTE, file.incarnation, slot::FAILED, Vec::new());
             self.journal.append(healed)?;
         }
-        Ok(file)
+        Ok((file, last))
     }
 
     /// Has the next open take a copy of a local file: an fsync of it failed, and another would say

@@ -21,9 +21,14 @@ pub(crate) mod kind {
     /// A note on a file.
     pub(crate) const NOTE: u8 = 20;
 
+    /// A file that was dropped, and that a checkpoint may still have; it lives until one has not.
+    pub(crate) const DROPPED: u8 = 21;
+    /// What this directory stands on, and which epoch it has: one a directory.
+    pub(crate) const STAND: u8 = 22;
+
     /// Whether a record is one of these.
     pub(crate) const fn is_parts(kind: u8) -> bool {
-        kind >= FILE && kind <= NOTE
+        kind >= FILE && kind <= STAND
     }
 }
 
@@ -43,6 +48,13 @@ pub(crate) struct FileRecord {
     pub id: u64,
     pub part_bytes: u32,
     /// Part of the name of the local file, so that no two incarnations share one.
+    pub token: u64,
+}
+
+/// A file that went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DroppedRecord {
+    pub id: u64,
     pub token: u64,
 }
 

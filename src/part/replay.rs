@@ -53,8 +53,12 @@ impl Replayed {
                 let first = u32::try_from(file.parts_of(len)).unwrap_or(u32::MAX);
                 self.intents.split_off(&first);
                 for (_, entry) in file.header.used_from(first) {
+                    let had = entry.address().is_some();
                     entry.set_address(None);
-                    entry.word.set(|word| word.with_status(Status::Zero));
+                    entry.word.set(|word| {
+                        let differs = word.differs() || had;
+                        word.with_status(Status::Zero).with_differs(differs)
+                    });
                 }
             }
             Change::CutDone => self.cut = None,
@@ -82,6 +86,7 @@ mod tests {
             .expect("a file");
         PartFile::new(Made {
             no: 1,
+            token: 1,
             id: FileId(1),
             incarnation: 1,
             part_bytes: 4096,

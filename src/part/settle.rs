@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::error::Error;
 use crate::remote::RemoteError;
 use crate::sync::Mutex;
 
@@ -26,7 +27,7 @@ use super::capture::Captured;
 use super::file::PartFile;
 use super::record::Change;
 
-type Came = (Arc<Captured>, Result<(), RemoteError>);
+type Came = (Captured, Result<(), RemoteError>);
 
 /// Images that have come back.
 #[derive(Debug, Default)]
@@ -39,8 +40,8 @@ pub(crate) struct Settler {
 }
 
 impl Settler {
-    pub(crate) fn push(&self, image: Arc<Captured>, outcome: Result<(), RemoteError>) {
-        self.came.lock().push((image, outcome));
+    pub(crate) fn push(&self, images: impl Iterator<Item = Came>) {
+        self.came.lock().extend(images);
         self.some.notify_one();
     }
 
@@ -82,7 +83,7 @@ impl Parts {
 
     async fn settle(self: &Arc<Self>, came: Vec<Came>) {
         let _turn = self.settler.turn.lock().await;
-        let mut files: BTreeMap<u32, (Arc<PartFile>, Vec<Arc<Captured>>)> = BTreeMap::new();
+        let mut files: BTreeMap<u32, (Arc<PartFile>, Vec<Captured>)> = BTreeMap::new();
         for (image, outcome) in came {
             match outcome {
                 Ok(()) => {
@@ -92,6 +93,12 @@ impl Parts {
                     of.1.push(image);
                 }
                 Err(error) => {
+                    if let Some(line) = self.line.open() {
+                        line.failed(image.key(), image.number, || Error::PartFailed {
+                            part: image.file.part(image.index),
+                            cause: Box::new(error.clone()),
+                        });
+                    }
                     let dirty = self.uncapture(&image.file, image.index, image.number);
                     // Cut off by shutdown, it is not S3 that refused it.
                     if dirty && !self.stop.is_cancelled() {
@@ -106,7 +113,7 @@ impl Parts {
         }
     }
 
-    async fn settle_file(self: &Arc<Self>, file: &Arc<PartFile>, mut images: Vec<Arc<Captured>>) {
+    async fn settle_file(self: &Arc<Self>, file: &Arc<PartFile>, mut images: Vec<Captured>) {
         // First: entries behind the length on record would be parts that do not exist.
         let length = self.log_length(file);
         let (location, ended) = {
@@ -147,7 +154,7 @@ impl Parts {
     /// still the image of a part.
     fn enter(
         &self,
-        file: &PartFile,
+        file: &Arc<PartFile>,
         image: &Captured,
         log: &mut super::file::FileLog,
         changes: &mut Vec<Change>,
@@ -155,6 +162,11 @@ impl Parts {
     ) -> bool {
         let index = image.index;
         let _latch = self.latches.step(file.key(index));
+        if let Some(line) = self.line.open() {
+            // Whether or not it is the part's image still.
+            line.touch(file, index);
+            line.arrived(image.key(), image.number, image.address);
+        }
         let entry = file.header.entry(index);
         let (latest, uploaded) = {
             let mut captures = file.captures.lock();
@@ -184,6 +196,7 @@ impl Parts {
         if latest {
             entry.set_address(Some(image.address));
             word.set(|word| word.with_differs(true));
+            self.part_changed(file, index);
             changes.push(Change::Entry {
                 index,
                 address: image.address,

@@ -65,7 +65,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl PartFile {
     /// The header as of the last record, under the log's lock.
-    fn image(&self, log: &super::file::FileLog, epochs: Vec<(u32, u64)>) -> Vec<u8> {
+    pub(crate) fn image(&self, log: &super::file::FileLog, epochs: Vec<(u32, u64)>) -> Vec<u8> {
         let mut pages = Vec::new();
         let mut count = 0;
         let behind = self.parts_of(log.len_logged);
@@ -73,7 +73,7 @@ impl PartFile {
             let there = |at: usize| u64::from(first) + (at as u64) < behind;
             let address = |at: usize, entry: &Entry| entry.address().filter(|_| there(at));
             let mut all = entries.iter().enumerate();
-            if all.all(|(at, entry)| address(at, entry).is_none()) {
+            if all.all(|(at, entry)| address(at, entry).is_none() && !entry.word.get().differs()) {
                 continue;
             }
             count += 1;
@@ -164,7 +164,13 @@ impl PartFile {
             let indices = first..=first.saturating_add(PAGE - 1);
             for (index, raw) in indices.zip(entries.chunks_exact(ENTRY_BYTES)) {
                 let field = |at: usize| u32_at(raw, at * 4).unwrap_or(0);
+                let at = (index % PAGE) as usize;
+                let differs = bits[at / 8] >> (at % 8) & 1 == 1;
                 if field(0) == 0 {
+                    if differs {
+                        let word = &self.header.entry(index).word;
+                        word.set(|word| word.with_differs(true));
+                    }
                     continue;
                 }
                 let entry = self.header.entry(index);
@@ -175,8 +181,6 @@ impl PartFile {
                     len: field(3),
                     crc: field(4),
                 }));
-                let at = (index % PAGE) as usize;
-                let differs = bits[at / 8] >> (at % 8) & 1 == 1;
                 entry
                     .word
                     .set(|word| word.with_status(Status::NotLoaded).with_differs(differs));
@@ -191,8 +195,14 @@ impl PartFile {
     }
 }
 
+/// Where a snapshot is.
+pub(crate) fn header_path(dir: &Path, incarnation: Location, number: u64) -> PathBuf {
+    dir.join("headers")
+        .join(format!("{incarnation:016x}-{number:08x}"))
+}
+
 /// Writes a file whole, under its final name only when it is durable.
-fn write_durably(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     if_there(fs.unlink(&beside))?;
     let file = fs.open(&beside, OpenMode::CreateNew)?;
@@ -204,8 +214,7 @@ fn write_durably(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Parts {
     pub(crate) fn snapshot_path(&self, file: &PartFile, number: u64) -> PathBuf {
-        self.headers_dir()
-            .join(format!("{:016x}-{number:08x}", file.incarnation))
+        header_path(&self.dir, file.incarnation, number)
     }
 
     /// Writes a snapshot of a file's header, if its records have become many.
@@ -357,6 +366,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_behind_a_cut_has_no_images_of_what_was_cut_off() {
         let mut config = StoreConfig::new("/q");
+        config.fencing = crate::Fencing::Off;
+        config.checkpoint_at_shutdown = false;
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
         config.cache_bytes = 8 * PART as u64;
         config.dirty_bytes = 4 * PART as u64;
         config.checkpoint_cache_bytes = PART as u64;

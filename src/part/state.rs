@@ -393,10 +393,12 @@ impl Word {
         if failed { less.with(DIRTY, true) } else { less }
     }
 
-    /// It is behind the end of its file: nothing of it is left but those who wait, who are told.
+    /// It is behind the end of its file: nothing of it is left but those who wait, who are told,
+    /// and that the last checkpoint may have more.
     pub(crate) fn cut(self) -> Option<Self> {
+        let left = WAITERS | CLOSING | SOLE | DIFFERS;
         self.is_sole()
-            .then(|| Self(self.0 & (WAITERS | CLOSING | SOLE)).with_status(Status::Zero))
+            .then(|| Self(self.0 & left).with_status(Status::Zero))
     }
 }
 

@@ -486,7 +486,7 @@ impl Queue {
     pub(crate) fn ought_to_move(&self) -> bool {
         let state = self.lock();
         let [waiting, ready, running, delayed, _] = state.table.counts();
-        let stuck_by_choice = state.paused_uploads || state.moved;
+        let stuck_by_choice = state.is_held();
         !stuck_by_choice
             && (waiting + ready + running + delayed > 0
                 || state.loads.len() > 0

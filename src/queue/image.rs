@@ -1,27 +1,33 @@
-//! Images: uploads of what a part looked like when it was captured.
+//! Images: uploads of objects whose bytes are in memory, under keys of the store's own.
 //!
 //! Owns: what such an upload is, and its way through the queue: in back-off the same bytes stay
-//! with it, under the same key, which has one content for ever. Does not own: what was captured
-//! and what becomes of it: a part implements [`ImageSink`]. Images are not journaled: the write
-//! intents of their parts are their record.
+//! with it, under the same key, which has one content for ever. Does not own: what is in it and
+//! what becomes of that: a pack of parts, or of pages of a checkpoint, implements [`ImageSink`].
+//! Images are not journaled: the write intents of their parts are their record.
 //!
 //! 1. A key is used for one content only, so a lost reply needs no question: the same PUT again
 //!    makes the same object.
-//! 2. Images and tasks take turns.
+//! 2. Images and tasks take turns. What a checkpoint waits for goes first, and has a slot that
+//!    nothing else has.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, RemoteError};
 
 use super::Queue;
 
-/// Who captured an image, and is told what became of it.
+/// Who made an image, and is told what became of it.
 pub(crate) trait ImageSink: Send + Sync + std::fmt::Debug {
     /// Whether it is still of use.
-    fn is_wanted(&self) -> bool;
+    fn is_wanted(&self) -> bool {
+        true
+    }
+    /// Whether a checkpoint waits for it.
+    fn is_urgent(&self) -> bool;
     /// It is in S3, or never will be; called once, with no lock held. Must not block.
     fn end(self: Arc<Self>, outcome: Result<(), RemoteError>);
 }
@@ -35,6 +41,26 @@ pub(crate) struct Image {
     pub sink: Arc<dyn ImageSink>,
     pub failures: u32,
     pub last_error: Option<String>,
+    /// How far it is, where it goes up in parts.
+    pub multipart: Option<MultipartUploadState>,
+}
+
+impl Image {
+    pub(crate) fn new(key: Arc<str>, body: Bytes, sink: Arc<dyn ImageSink>) -> Self {
+        Self {
+            key,
+            checksum: Crc64::of(&body),
+            body,
+            sink,
+            failures: 0,
+            last_error: None,
+            multipart: None,
+        }
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.sink.is_urgent()
+    }
 }
 
 impl Queue {
@@ -84,7 +110,7 @@ impl Queue {
     /// Whether an image can still get to S3 before `deadline`.
     pub(crate) fn images_can_move(&self, deadline: Instant) -> bool {
         let state = self.lock();
-        let paused = state.paused_uploads || state.moved;
+        let paused = state.is_held();
         state.images.running() > 0
             || (!paused && state.images.waiting() > 0 && state.images.may_move(deadline))
     }

@@ -12,7 +12,7 @@
 //! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
 //! | `submit.rs`, `body.rs` | the way in |
 //! | `settle.rs`, `drain.rs` | the way out |
-//! | `load.rs`, `image.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
+//! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
 //! | `control.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
 //! | `interleavings.rs` | all of it under a model checker |
@@ -23,6 +23,7 @@
 mod abort;
 pub(crate) mod admission;
 pub(crate) mod body;
+mod call;
 mod control;
 mod drain;
 pub(crate) mod image;
@@ -39,7 +40,7 @@ mod submit;
 pub(crate) mod table;
 pub mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +62,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) use abort::Abort;
 use admission::{Admission, Need};
 use body::Source;
+pub(crate) use call::Call;
 use drain::Drains;
 use image::Image;
 use line::Line;
@@ -102,6 +104,7 @@ struct State {
     table: Table,
     loads: Line<Load>,
     images: Line<Image>,
+    calls: VecDeque<Call>,
     /// A task was taken since the last image.
     images_turn: bool,
     aborts: Line<Abort>,
@@ -117,10 +120,19 @@ struct State {
     last_id: TaskId,
     paused_uploads: bool,
     moved: bool,
+    /// Nobody knows yet whether this directory may send anything.
+    unclaimed: bool,
     disk_full: bool,
     journal_failed: Option<String>,
     /// Everything has been settled, by shutdown.
     closed: bool,
+}
+
+impl State {
+    /// Nothing is sent for now.
+    fn is_held(&self) -> bool {
+        self.paused_uploads || self.moved || self.unclaimed
+    }
 }
 
 /// Counts since open.
@@ -176,6 +188,7 @@ pub(crate) enum Job {
     Task(Box<TaskJob>),
     Load(Load),
     Image(Image),
+    Call(Call),
     Abort(Abort),
 }
 
@@ -195,6 +208,7 @@ impl Queue {
                 table: Table::new(share),
                 loads: Line::default(),
                 images: Line::default(),
+                calls: VecDeque::new(),
                 images_turn: true,
                 aborts: Line::default(),
                 aborts_turn: true,
@@ -205,6 +219,7 @@ impl Queue {
                 last_id: TaskId(0),
                 paused_uploads: false,
                 moved,
+                unclaimed: false,
                 disk_full: false,
                 journal_failed: None,
                 closed: false,
@@ -303,6 +318,11 @@ impl Queue {
     fn take(&self, slot: Slot) -> (Option<Job>, Option<Instant>) {
         let now = Instant::now();
         let mut state = self.lock();
+        let for_calls = slot != Slot::Reserved(Lane::Load);
+        if let Some(call) = for_calls.then(|| state.calls.pop_front()).flatten() {
+            self.wake_workers();
+            return (Some(Job::Call(call)), None);
+        }
         // Of the general slots, loads have at most half, beside the one that is theirs alone: with
         // one worker none, while theirs is in use, or a stream of loads would keep every upload out.
         let for_loads = match slot {
@@ -322,14 +342,21 @@ impl Queue {
             return (Some(Job::Load(load)), None);
         }
         // Reading is not sending.
-        let paused = state.paused_uploads || state.moved;
-        if paused || slot == Slot::Reserved(Lane::Load) {
+        if state.is_held() || slot == Slot::Reserved(Lane::Load) {
             let due = state.loads.next_due().filter(|_| for_loads);
             return (None, due);
         }
+        if urgent_only {
+            // Whatever else there is: what a checkpoint waits for has this slot to itself.
+            if let Some(image) = state.images.take_such(now, |_| true, Image::is_urgent) {
+                self.wake_workers();
+                return (Some(Job::Image(image)), None);
+            }
+        }
         // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
         // Turn by turn with tasks: neither keeps the other out.
-        if std::mem::take(&mut state.images_turn)
+        if !urgent_only
+            && std::mem::take(&mut state.images_turn)
             && let Some(image) = state.images.take(now, |_| true)
         {
             self.wake_workers();
@@ -366,7 +393,7 @@ impl Queue {
             self.wake_workers();
         } else if for_aborts && let Some(abort) = state.aborts.take(now, |_| true) {
             return (Some(Job::Abort(abort)), None);
-        } else if let Some(image) = state.images.take(now, |_| true) {
+        } else if !urgent_only && let Some(image) = state.images.take(now, |_| true) {
             self.wake_workers();
             return (Some(Job::Image(image)), None);
         }
@@ -376,7 +403,7 @@ impl Queue {
             state.table.next_due(),
             state.loads.next_due().filter(|_| for_loads),
             state.aborts.next_due().filter(|_| for_aborts),
-            state.images.next_due(),
+            state.images.next_due().filter(|_| !urgent_only),
         ];
         let due = dues.into_iter().flatten().min();
         (job, due)
@@ -428,7 +455,7 @@ impl Queue {
             moved.as_mut().enable();
             {
                 let state = self.lock();
-                let paused = state.paused_uploads || state.moved;
+                let paused = state.is_held();
                 let disk_full = state.disk_full || state.journal_failed.is_some();
                 let settling = !state.settling.is_empty() && !disk_full;
                 let aborting = !paused

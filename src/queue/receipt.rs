@@ -119,6 +119,11 @@ impl Receipt {
         self.task
     }
 
+    /// Which journal it is of.
+    pub(crate) const fn journal(&self) -> u128 {
+        self.journal
+    }
+
     /// The key it was submitted under.
     #[must_use]
     pub fn key(&self) -> &str {

@@ -245,7 +245,7 @@ impl Queue {
     /// Everything that is left is told why it does not go on. `sealed` says whether the journal
     /// has all of it.
     pub(crate) fn settle_rest(&self, sealed: Result<(), String>) -> Rest {
-        let (told, loads, images, rest) = {
+        let (told, loads, images, calls, rest) = {
             let mut state = self.lock();
             state.closed = true;
             let mut rest = Rest::default();
@@ -275,9 +275,11 @@ impl Queue {
             }
             let phase = crate::phase::Phase::Closed;
             state.drains.all_failed(&Error::ShuttingDown { phase });
-            (told, state.loads.drain(), state.images.drain(), rest)
+            let calls = std::mem::take(&mut state.calls);
+            (told, state.loads.drain(), state.images.drain(), calls, rest)
         };
         tell(told);
+        drop(calls);
         for load in loads {
             load.end(Err(RemoteError::lost("GetObject").with_message("shut down")));
         }

@@ -364,6 +364,25 @@ impl Remote for Fake {
         })
     }
 
+    fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
+        let prefix = prefix.to_owned();
+        self.run(
+            Operation::ListMultipartUploads,
+            prefix.clone(),
+            move |inner| {
+                let found = inner.uploads.iter();
+                let found = found.filter(|(_, upload)| upload.key.starts_with(&prefix));
+                Ok(found
+                    .map(|(id, upload)| MultipartUpload {
+                        key: upload.key.clone(),
+                        upload_id: id.clone(),
+                        initiated: None,
+                    })
+                    .collect())
+            },
+        )
+    }
+
     fn describe(&self) -> String {
         "fake".to_owned()
     }

@@ -16,6 +16,7 @@
 //! | `deadline` | how long one attempt may take |
 //! | `validate` | what S3 must refuse, refused before it is sent |
 //! | `multipart` | one upload in parts, resumed across attempts |
+//! | `timed` | every request within its deadline |
 //! | `probe` | whether conditions are honoured, tried out |
 //! | `s3` | the production implementation (feature `s3`) |
 
@@ -28,6 +29,7 @@ pub mod outcome;
 pub mod probe;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub(crate) mod timed;
 pub mod validate;
 
 use std::collections::BTreeMap;
@@ -216,6 +218,15 @@ pub struct MultipartUpload {
     pub initiated: Option<SystemTime>,
 }
 
+/// What is so of a bucket as a whole, as far as the server tells; nothing, where it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketFacts {
+    /// Objects are locked: what is deleted stays, and is paid for.
+    pub object_lock: bool,
+    /// Objects have versions: what is deleted stays until a lifecycle rule removes it.
+    pub versioning: bool,
+}
+
 /// One bucket and prefix: every method is one request.
 ///
 /// # Cancel safety
@@ -241,6 +252,15 @@ pub trait Remote: Send + Sync + 'static {
     fn abort_multipart(&self, key: &str, upload_id: &str) -> RemoteFuture<'_, ()>;
     /// The unfinished multipart uploads of exactly this key.
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>>;
+    /// Unfinished multipart uploads of keys that start with `prefix`, the first thousand.
+    fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
+        let _ = prefix;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+    /// What is so of the bucket as a whole.
+    fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
+        Box::pin(std::future::ready(Ok(BucketFacts::default())))
+    }
     /// Throws cached credentials away, so that the next request resolves them again.
     fn refresh_credentials(&self) {}
     /// What is put before every key, with a `/` between; empty for nothing.

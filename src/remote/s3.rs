@@ -32,8 +32,8 @@ use aws_sdk_s3::types::{
 use super::classify::{Operation, Request};
 use super::validate;
 use super::{
-    CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
-    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
+    BucketFacts, CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse,
+    ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
     UploadPart,
 };
 
@@ -429,8 +429,12 @@ impl S3Remote {
     }
 
     /// The uploads of one key: those of keys that merely begin like it follow it in the listing,
-    /// so that the first of them ends the search.
-    async fn uploads_of(&self, key: String) -> Result<Vec<MultipartUpload>, RemoteError> {
+    /// so that the first of them ends the search. Or, not `exact`, those of all that begin so.
+    async fn uploads_of(
+        &self,
+        key: String,
+        exact: bool,
+    ) -> Result<Vec<MultipartUpload>, RemoteError> {
         let request = Request::new(Operation::ListMultipartUploads);
         check(request, validate::key(&self.prefix, &key))?;
         let full = self.full(&key);
@@ -454,15 +458,18 @@ impl S3Remote {
             for upload in page.uploads() {
                 let listed = upload.key().and_then(|key| listed_key(key, encoding));
                 let listed = listed.ok_or_else(|| unreadable(request, "no key"))?;
-                if listed != full {
+                if exact && listed != full {
                     beyond = true;
                     continue;
                 }
+                let Some(key) = self.relative(&listed).map(str::to_owned) else {
+                    continue;
+                };
                 let id = upload
                     .upload_id()
                     .ok_or_else(|| unreadable(request, "no upload id"))?;
                 found.push(MultipartUpload {
-                    key: key.clone(),
+                    key,
                     upload_id: id.to_owned(),
                     initiated: system_time(upload.initiated()),
                 });
@@ -479,6 +486,45 @@ impl S3Remote {
             }
         }
         Ok(found)
+    }
+}
+
+impl S3Remote {
+    /// What the server refuses to tell, or does not know, is not so.
+    async fn bucket_facts(&self) -> Result<BucketFacts, RemoteError> {
+        let request = Request::new(Operation::HeadObject);
+        let locked = self
+            .client
+            .get_object_lock_configuration()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await;
+        let object_lock = match locked {
+            Ok(lock) => lock
+                .object_lock_configuration()
+                .is_some_and(|lock| lock.object_lock_enabled().is_some()),
+            Err(error) if error.as_service_error().is_some() => false,
+            Err(error) => return Err(fail(request, error, || true)),
+        };
+        let versions = self
+            .client
+            .get_bucket_versioning()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await;
+        let versioning = match versions {
+            Ok(versions) => versions.status().is_some_and(|status| {
+                *status == aws_sdk_s3::types::BucketVersioningStatus::Enabled
+            }),
+            Err(error) if error.as_service_error().is_some() => false,
+            Err(error) => return Err(fail(request, error, || true)),
+        };
+        Ok(BucketFacts {
+            object_lock,
+            versioning,
+        })
     }
 }
 
@@ -520,7 +566,15 @@ impl Remote for S3Remote {
     }
 
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
-        Box::pin(self.uploads_of(key.to_owned()))
+        Box::pin(self.uploads_of(key.to_owned(), true))
+    }
+
+    fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
+        Box::pin(self.uploads_of(prefix.to_owned(), false))
+    }
+
+    fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
+        Box::pin(self.bucket_facts())
     }
 
     fn refresh_credentials(&self) {

@@ -42,6 +42,8 @@ pub(crate) trait Layers: Send + Sync + 'static {
     fn close_to_all_but_holders(&self, phase: Phase);
     /// Lets nobody in.
     fn close(&self, phase: Phase);
+    /// Makes the last checkpoint, if there are checkpoints.
+    fn checkpointed(&self, deadline: Instant) -> BoxFuture<'_, Result<Option<u64>, String>>;
     /// Waits until nothing is left that can move by itself before `deadline`.
     fn drained(&self, deadline: Instant) -> BoxFuture<'_, ()>;
     /// No new request; waits until those in flight have come back.
@@ -60,6 +62,7 @@ pub(crate) trait Layers: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Left {
     pub dirty_parts: u64,
+    pub stranded: u64,
     pub failing_parts: Vec<crate::part::FailingPart>,
     pub failing: Vec<FailingTask>,
     pub deferred: u64,
@@ -187,6 +190,9 @@ impl Shutdown {
             failing: left.failing,
             dirty_parts: left.dirty_parts,
             failing_parts: left.failing_parts,
+            checkpoint: None,
+            checkpoint_error: None,
+            stranded: left.stranded,
             late_holds: Vec::new(),
             sealed: false,
             seal_error: Some(cause.to_owned()),
@@ -230,6 +236,16 @@ impl Shutdown {
                 held.into_iter()
                     .map(|(name, since)| (name, since.elapsed()))
                     .collect()
+            })
+            .await;
+        let checkpoint = walk
+            .phase(Phase::Checkpointing, async {
+                layers.close(Phase::Checkpointing);
+                let until = started + self.over_after(Phase::Checkpointing);
+                let made = layers.checkpointed(until);
+                walk_until(self, started, Phase::Checkpointing, true, made)
+                    .await
+                    .unwrap_or_else(|| Err("it was not committed in time".to_owned()))
             })
             .await;
         walk.phase(Phase::Draining, async {
@@ -282,6 +298,9 @@ impl Shutdown {
             failing: left.failing,
             dirty_parts: left.dirty_parts,
             failing_parts: left.failing_parts,
+            checkpoint: checkpoint.clone().ok().flatten(),
+            checkpoint_error: checkpoint.err(),
+            stranded: left.stranded,
             late_holds,
             sealed: sealed.is_ok(),
             seal_error: sealed.err(),
@@ -379,6 +398,10 @@ mod tests {
         fn close(&self, _: Phase) {
             self.closed
                 .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn checkpointed(&self, _: Instant) -> BoxFuture<'_, Result<Option<u64>, String>> {
+            Box::pin(async { Ok(None) })
         }
 
         fn drained(&self, _: Instant) -> BoxFuture<'_, ()> {

@@ -13,6 +13,7 @@ use crate::phase::Phase;
 /// | phase | is over after | because |
 /// |---|---|---|
 /// | Quiescing | a quarter | holders were told; uploads go on meanwhile |
+/// | Checkpointing | three quarters | the last line is drawn, and all that it lists goes up |
 /// | Draining | all but the two that follow | this is what the time is for |
 /// | Stopping | all but sealing's, and [`grace`] after it began | a tenth, at most 2 s: requests in flight end or are given up |
 /// | Sealing | all | a tenth, at most 2 s: a sync of the journal |
@@ -22,6 +23,7 @@ pub(crate) fn over_after(phase: Phase, within: Duration) -> Duration {
     match phase {
         Phase::Running => Duration::ZERO,
         Phase::Quiescing => within / 4,
+        Phase::Checkpointing => within / 4 * 3,
         Phase::Draining => within.saturating_sub(2 * tail),
         Phase::Stopping => within.saturating_sub(tail),
         Phase::Sealing | Phase::Closed => within,
@@ -52,12 +54,17 @@ mod tests {
         #[test]
         fn shares_grow_and_end_at_the_deadline(ms in 0u64..100_000_000) {
             let within = Duration::from_millis(ms);
-            let phases =
-                [Phase::Quiescing, Phase::Draining, Phase::Stopping, Phase::Sealing];
+            let phases = [
+                Phase::Quiescing,
+                Phase::Checkpointing,
+                Phase::Draining,
+                Phase::Stopping,
+                Phase::Sealing,
+            ];
             let ends: Vec<_> = phases.iter().map(|phase| over_after(*phase, within)).collect();
             prop_assert!(ends.is_sorted());
-            prop_assert_eq!(ends[3], within);
-            prop_assert!(ends[1] >= within * 3 / 4);
+            prop_assert_eq!(ends[4], within);
+            prop_assert!(ends[2] >= within * 3 / 4);
         }
     }
 }

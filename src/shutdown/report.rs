@@ -53,6 +53,13 @@ pub struct ShutdownReport {
     pub dirty_parts: u64,
     /// Those of them that S3 refuses; the first [`MAX_FAILING`].
     pub failing_parts: Vec<FailingPart>,
+    /// The number of the last checkpoint, where shutdown made one.
+    pub checkpoint: Option<u64>,
+    /// Why it made none, where it was to.
+    pub checkpoint_error: Option<String>,
+    /// Parts that another owner of the prefix does not have as they are here, where it has claimed
+    /// the prefix: they can be read from this directory.
+    pub stranded: u64,
     /// Tasks of which the disk could not say whether it has them.
     pub undetermined: u64,
     /// Holds that were still held when their share of the deadline was over: name, and for how

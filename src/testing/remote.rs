@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::remote::{
-    CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
-    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
+    BucketFacts, CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse,
+    ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
     UploadPart, WriteCondition,
 };
 
@@ -116,6 +116,11 @@ struct State {
     most_in_flight: usize,
     next: u64,
     ignore_conditions: bool,
+    bucket: BucketFacts,
+    /// A PUT with these bytes in it is refused for good.
+    poison: Option<Bytes>,
+    /// Seconds that are added to the server's clock.
+    skew: u64,
 }
 
 #[derive(Debug)]
@@ -193,6 +198,21 @@ impl SimRemote {
     /// Conditions are accepted and not looked at, as some servers do.
     pub fn ignore_conditions(&self, ignore: bool) {
         self.state.lock().ignore_conditions = ignore;
+    }
+
+    /// What is so of the bucket as a whole.
+    pub fn set_bucket(&self, facts: BucketFacts) {
+        self.state.lock().bucket = facts;
+    }
+
+    /// From here on a PUT whose body has these bytes in it is refused for good; `None`: none is.
+    pub fn refuse_bodies_with(&self, bytes: Option<Bytes>) {
+        self.state.lock().poison = bytes;
+    }
+
+    /// Moves the server's clock on: what is written from here on has later dates.
+    pub fn advance_clock(&self, by: Duration) {
+        self.state.lock().skew += by.as_secs();
     }
 
     /// Carries out the effects of requests that met [`Fault::Late`]; returns which succeeded.
@@ -378,6 +398,14 @@ impl State {
         if Crc64::of(&request.body) != request.checksum {
             return Err(RemoteError::permanent("PutObject", 400, "BadDigest"));
         }
+        if let Some(poison) = &self.poison
+            && request
+                .body
+                .windows(poison.len().max(1))
+                .any(|bytes| bytes == poison)
+        {
+            return Err(RemoteError::permanent("PutObject", 400, "InvalidArgument"));
+        }
         self.check(&request.key, request.condition.as_ref())?;
         Ok(self.store(&request.key, request.body.clone(), request.write_id.clone()))
     }
@@ -391,7 +419,7 @@ impl State {
             size: body.len() as u64,
             checksum: Some(checksum),
             write_id,
-            last_modified: Some(UNIX_EPOCH + Duration::from_secs(self.next)),
+            last_modified: Some(UNIX_EPOCH + Duration::from_secs(self.next + self.skew)),
         };
         self.objects.insert(
             key.to_owned(),
@@ -604,6 +632,29 @@ impl Remote for SimRemote {
             })
             .await
         })
+    }
+
+    fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
+        let prefix = prefix.to_owned();
+        Box::pin(async move {
+            self.carry(Call::ListMultipart, &prefix, None, None, |state| {
+                let uploads = state.uploads.iter();
+                let found = uploads.filter(|(_, upload)| upload.key.starts_with(&prefix));
+                Ok(found
+                    .map(|(id, upload)| MultipartUpload {
+                        key: upload.key.clone(),
+                        upload_id: id.clone(),
+                        initiated: None,
+                    })
+                    .collect())
+            })
+            .await
+        })
+    }
+
+    fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
+        let facts = self.state.lock().bucket;
+        Box::pin(std::future::ready(Ok(facts)))
     }
 
     fn describe(&self) -> String {

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::request::Requests;
+use crate::checkpoint::restore::refuse_marked;
+use crate::checkpoint::stand::Stands;
+use crate::checkpoint::{Checkpointer, Made, StoreOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::Io;
@@ -15,16 +19,17 @@ use crate::journal::fs::{Fs, OsFs};
 use crate::journal::{Journal, JournalOptions, Recovered};
 use crate::op::Op;
 use crate::part::Parts;
-use crate::part::config::StoreConfig;
 use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
+use crate::remote::timed::Timed;
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{Layers, Shutdown, Unfinished};
 use crate::sync::Mutex;
 use crate::time::WallClock;
 use crate::worker::Workers;
+use crate::worker::slots::Slots;
 
 use super::stack::Stack;
 use super::{Inner, UploadQueue};
@@ -46,7 +51,7 @@ pub struct Builder {
     io: Option<Io>,
     clock: Option<WallClock>,
     /// With a part store on top.
-    store: Option<Arc<StoreConfig>>,
+    store: Option<StoreOptions>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -72,9 +77,9 @@ impl Builder {
     }
 
     /// The queue of a part store.
-    pub(crate) fn with_store(self, store: StoreConfig) -> Self {
+    pub(crate) fn with_store(self, store: StoreOptions) -> Self {
         Self {
-            store: Some(Arc::new(store)),
+            store: Some(store),
             ..self
         }
     }
@@ -125,7 +130,7 @@ impl Builder {
     /// Opens it, with the part layer of the store it is opened for.
     pub(crate) fn open_and<T: Send + 'static>(
         self,
-        then: impl FnOnce(UploadQueue, Option<Arc<Parts>>) -> T + Send + 'static,
+        then: impl FnOnce(UploadQueue, Option<Arc<Checkpointer>>) -> T + Send + 'static,
     ) -> Op<T> {
         let deadline = self.config.op_deadline;
         let runtime = match self.config.validate() {
@@ -137,8 +142,17 @@ impl Builder {
         };
         let driver = runtime.driver();
         let work = async move {
-            let (queue, parts) = open(self, runtime).await?;
-            Ok(then(queue, parts))
+            let (queue, checkpointer) = open(self, runtime).await?;
+            if let Some(checkpointer) = &checkpointer {
+                if let Err(error) = checkpointer.first_claim().await {
+                    // As if it had not been opened: nothing was sent.
+                    queue.hurry();
+                    queue.shutdown().await?;
+                    return Err(error);
+                }
+                checkpointer.start();
+            }
+            Ok(then(queue, checkpointer))
         };
         Op::new(&driver, deadline, work, || {
             Error::WouldWait("the local disk")
@@ -149,7 +163,7 @@ impl Builder {
 async fn open(
     builder: Builder,
     runtime: Arc<Runtime>,
-) -> Result<(UploadQueue, Option<Arc<Parts>>)> {
+) -> Result<(UploadQueue, Option<Arc<Checkpointer>>)> {
     let Builder {
         config,
         remote,
@@ -167,6 +181,11 @@ async fn open(
         let _inside = driver.context();
         clock.unwrap_or_else(WallClock::system)
     };
+    {
+        let (fs, dir) = (Arc::clone(&fs), config.dir.clone());
+        let marked = io.run(move || refuse_marked(&*fs, &dir)).await;
+        marked.map_err(|error| Error::directory(&config.dir, &error))??;
+    }
     let (journal, recovered) = open_journal(&config, &fs, &io, &driver, clock).await?;
     if store.is_none() && is_part_store(&recovered) {
         let message = "is the directory of a part store: open it as one".to_owned();
@@ -186,19 +205,24 @@ async fn open(
         prefix,
     );
     let random = Random::new(config.seed);
-    let (parts, recovered) = match store {
+    let (parts, recovered) = match &store {
         None => (None, recovered),
         Some(store) => {
             let layer = Layer {
-                config: store,
+                config: Arc::clone(&store.config),
                 queue: Arc::clone(&queue),
                 fs,
                 io,
                 // Names of objects must not repeat from one open to the next.
                 random: Random::new(config.seed.map(|seed| seed ^ unix_nanos(clock))),
             };
-            let (parts, recovered) = open_parts(layer, &runtime, recovered).await?;
-            (Some(parts), recovered)
+            if store.config.fencing.is_on() {
+                // Whose turn it is `head` decides.
+                queue.is_no_copy();
+                queue.hold_sending(true);
+            }
+            let (parts, stands, recovered) = open_parts(layer, &runtime, recovered).await?;
+            (Some((parts, stands)), recovered)
         }
     };
     // From here on nothing waits: the queue is opened whole, or the journal is dropped.
@@ -207,7 +231,35 @@ async fn open(
     let _inside = driver.context();
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
+    let of_checkpoints = Arc::clone(&remote);
+    let again = random.clone();
     let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
+    let checkpointer = store.zip(parts).map(|(store, (parts, stands))| {
+        let requests = Requests {
+            remote: Arc::new(Slots {
+                queue: Arc::clone(&queue),
+                remote: Arc::new(Timed {
+                    remote: of_checkpoints,
+                    min_rate: config.min_rate_bytes,
+                    floor: config.attempt_floor,
+                }),
+            }),
+            retry_base: config.retry_base,
+            retry_cap: config.retry_cap,
+            random: again,
+            stop: CancellationToken::new(),
+        };
+        Checkpointer::new(Made {
+            parts,
+            requests,
+            stands,
+            clock,
+            options: store,
+        })
+    });
+    let parts = checkpointer
+        .as_ref()
+        .map(|checkpointer| Arc::clone(&checkpointer.parts));
     let stall = Arc::new(Mutex::new(None));
     let stack = Arc::new(Stack {
         queue: Arc::clone(&queue),
@@ -215,6 +267,7 @@ async fn open(
         shutdown: Arc::downgrade(&shutdown),
         stall: Arc::clone(&stall),
         parts: parts.clone(),
+        checkpointer: checkpointer.clone(),
     });
     if let Some(parts) = &parts {
         parts.start();
@@ -245,7 +298,7 @@ async fn open(
             _runtime: runtime,
         }),
     };
-    Ok((queue, parts))
+    Ok((queue, checkpointer))
 }
 
 fn unix_nanos(clock: WallClock) -> u64 {
@@ -254,7 +307,7 @@ fn unix_nanos(clock: WallClock) -> u64 {
 
 /// What the part layer is made of.
 struct Layer {
-    config: Arc<StoreConfig>,
+    config: Arc<crate::part::config::StoreConfig>,
     queue: Arc<Queue>,
     fs: Arc<dyn Fs>,
     io: Io,
@@ -266,7 +319,7 @@ async fn open_parts(
     layer: Layer,
     runtime: &Arc<Runtime>,
     recovered: Recovered,
-) -> Result<(Arc<Parts>, Recovered)> {
+) -> Result<(Arc<Parts>, Stands, Recovered)> {
     let Layer {
         config,
         queue,
@@ -275,18 +328,22 @@ async fn open_parts(
         random,
     } = layer;
     let dir = config.queue.dir.clone();
-    let epochs = Found::new(&recovered)?.epochs;
+    let (epochs, stands) = {
+        let found = Found::new(&recovered)?;
+        (found.epochs, Stands::new(found.stand)?)
+    };
+    let listed = stands.now().base.map_or(0, |base| base.upto);
     let parts = Parts::new(config, queue, fs, io.clone(), runtime, random, epochs);
     let on = Arc::clone(&parts);
     let done = io
         .run(move || {
             let found = Found::new(&recovered)?;
-            on.recover(found)?;
+            on.recover(found, listed)?;
             Ok::<_, Error>(recovered)
         })
         .await;
     let recovered = done.map_err(|error| Error::directory(&dir, &error))??;
-    Ok((parts, recovered))
+    Ok((parts, stands, recovered))
 }
 
 /// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::checkpoint::Checkpointer;
 use crate::panics::text_of;
 use crate::part::Parts;
 use crate::queue::{Queue, Totals};
@@ -28,6 +29,7 @@ pub(super) struct Stack {
     pub shutdown: Weak<Shutdown>,
     pub stall: Arc<Mutex<Option<String>>>,
     pub parts: Option<Arc<Parts>>,
+    pub checkpointer: Option<Arc<Checkpointer>>,
 }
 
 impl Stack {
@@ -95,6 +97,18 @@ impl Layers for Stack {
         self.queue.admission.close(phase);
     }
 
+    fn checkpointed(&self, _: Instant) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        Box::pin(async {
+            match &self.checkpointer {
+                None => Ok(None),
+                Some(checkpointer) => {
+                    let last = checkpointer.last_one().await;
+                    last.map_err(|error| error.to_string())
+                }
+            }
+        })
+    }
+
     fn drained(&self, deadline: Instant) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(parts) = &self.parts {
@@ -108,6 +122,9 @@ impl Layers for Stack {
     fn stop(&self) -> BoxFuture<'_, ()> {
         if let Some(parts) = &self.parts {
             parts.close(Phase::Stopping);
+        }
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.stop();
         }
         self.queue.stop();
         Box::pin(self.workers.stopped())
@@ -142,13 +159,15 @@ impl Layers for Stack {
             failures: task.failures,
             cause: task.cause,
         });
-        let (dirty_parts, failing_parts) =
+        let (dirty_parts, stranded, failing_parts) =
             self.parts.as_ref().map_or_else(Default::default, |parts| {
                 parts.shut(Phase::Closed);
-                (parts.owed(), parts.flusher.failing(MAX_FAILING))
+                let stranded = parts.fenced().map_or(0, |_| parts.uncommitted());
+                (parts.owed(), stranded, parts.flusher.failing(MAX_FAILING))
             });
         Left {
             dirty_parts,
+            stranded,
             failing_parts,
             failing: failing.collect(),
             deferred: rest.deferred,

@@ -511,25 +511,42 @@ impl Shared {
     }
 
     /// Uploads an image. Its key has this content and no other: no condition is needed.
-    pub(super) async fn put_image(&self, image: &Image) -> Result<(), RemoteError> {
+    pub(super) async fn put_image(&self, image: &mut Image) -> Result<(), RemoteError> {
         let len = image.body.len() as u64;
-        let request = PutRequest {
-            key: image.key.to_string(),
-            body: image.body.clone(),
-            checksum: image.checksum,
-            condition: None,
-            headers: ObjectHeaders::default(),
-            write_id: None,
+        let info = if len >= self.config().multipart_threshold {
+            parts::upload_image(self, image).await?
+        } else {
+            let request = PutRequest {
+                key: image.key.to_string(),
+                body: image.body.clone(),
+                checksum: image.checksum,
+                condition: None,
+                headers: ObjectHeaders::default(),
+                write_id: None,
+            };
+            self.request("PutObject", true, len, self.remote().put(request))
+                .await?
         };
-        let info = self
-            .request("PutObject", true, len, self.remote().put(request))
-            .await?;
         match info.checksum {
             Some(found) if found != image.checksum => {
                 let found = format!("the server's checksum is {found:?}");
                 Err(RemoteError::lost("PutObject").with_message(&found))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Aborts what was begun of an image that is not wanted any more; where that fails, who looks
+    /// for garbage finds it.
+    pub(super) async fn give_up_image(&self, image: &mut Image) {
+        let Some(state) = image.multipart.take() else {
+            return;
+        };
+        for upload_id in state.to_abort() {
+            let abort = self.remote().abort_multipart(&image.key, &upload_id);
+            if let Err(error) = self.request("AbortMultipartUpload", true, 0, abort).await {
+                tracing::debug!(key = %image.key, %error, "left for who looks for garbage");
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `pool.rs` | slots, panics, stopping |
 //! | `attempt.rs` | one attempt at an upload, a delete or a load |
+//! | `slots.rs` | single requests of the checkpoint layer |
 //! | `local.rs` | what an attempt reads here |
 //! | `parts.rs` | one attempt at an upload in parts |
 //! | `react.rs` | what an outcome means: pure |
@@ -21,7 +22,8 @@ mod local;
 mod parts;
 mod pool;
 mod react;
-mod retry;
+pub(crate) mod retry;
+pub(crate) mod slots;
 
 use std::sync::Arc;
 

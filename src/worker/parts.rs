@@ -13,7 +13,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::config::Config;
 use crate::queue::body::Source;
+use crate::queue::image::Image;
 use crate::queue::record::Multipart;
 use crate::queue::task::{Action, Cause, TaskId};
 use crate::queue::{Queue, TaskJob, Totals};
@@ -77,6 +79,87 @@ impl UploadJournal for OnRecord<'_> {
     }
 }
 
+/// The bytes of an image.
+struct InMemory(Bytes);
+
+impl PartSource for InMemory {
+    fn read(&self, offset: u64, length: u64) -> BoxFuture<'_, io::Result<Bytes>> {
+        let range = usize::try_from(offset).ok().and_then(|from| {
+            let to = from.checked_add(usize::try_from(length).ok()?)?;
+            (to <= self.0.len()).then_some(from..to)
+        });
+        let bytes = range.map(|range| self.0.slice(range));
+        let bytes = bytes.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        std::future::ready(bytes).boxed()
+    }
+}
+
+/// What is begun of an image is found by its key: nothing is put on record.
+struct Unrecorded;
+
+impl UploadJournal for Unrecorded {
+    fn created<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// One attempt at an image that is so large that it goes up in parts, several at a time.
+pub(super) async fn upload_image(
+    shared: &Shared,
+    image: &mut Image,
+) -> Result<ObjectInfo, RemoteError> {
+    let config = shared.queue.config();
+    let len = image.body.len() as u64;
+    let too_large = |error: &dyn std::fmt::Display| {
+        RemoteError::permanent("CreateMultipartUpload", 400, "EntityTooLarge")
+            .with_message(&error.to_string())
+    };
+    let plan = PartPlan::for_size(len, config.part_bytes).map_err(|error| too_large(&error))?;
+    let request = MultipartRequest {
+        key: image.key.to_string(),
+        checksum: Some(image.checksum),
+        condition: None,
+        headers: crate::remote::ObjectHeaders::default(),
+        // One content for ever: the key says whose it is.
+        write_id: Some(image.key.to_string()),
+        sent_before: image.failures > 0,
+    };
+    let transfer = MultipartTransfer {
+        remote: shared.remote(),
+        request: &request,
+        source: &InMemory(image.body.clone()),
+        journal: &Unrecorded,
+        options: options_of(config),
+    };
+    let fresh = || MultipartUploadState::new(plan);
+    let state = image.multipart.get_or_insert_with(fresh);
+    let before = state.parts_done();
+    let result = tokio::select! {
+        biased;
+        result = transfer.attempt(state) => result,
+        () = shared.cut.cancelled() => return Err(cut_off("CompleteMultipartUpload")),
+    };
+    let sent = state.parts_done().saturating_sub(before) as u64 + 1;
+    Totals::add(&shared.queue.totals.requests, sent);
+    match result {
+        Ok(info) => {
+            image.multipart = None;
+            Ok(info)
+        }
+        Err(MultipartError::Remote(error)) => Err(error),
+        Err(error) => Err(too_large(&error)),
+    }
+}
+
+fn options_of(config: &Config) -> MultipartOptions {
+    MultipartOptions {
+        concurrency: config.part_concurrency,
+        min_rate: config.min_rate_bytes,
+        floor: config.attempt_floor,
+        ..MultipartOptions::default()
+    }
+}
+
 pub(super) async fn upload(
     shared: &Shared,
     job: &mut TaskJob,
@@ -106,18 +189,12 @@ pub(super) async fn upload(
         source,
         queue: &shared.queue,
     };
-    let options = MultipartOptions {
-        concurrency: config.part_concurrency,
-        min_rate: config.min_rate_bytes,
-        floor: config.attempt_floor,
-        ..MultipartOptions::default()
-    };
     let transfer = MultipartTransfer {
         remote: shared.remote(),
         request: &request,
         source: &body,
         journal: &journal,
-        options,
+        options: options_of(config),
     };
     let state = job
         .multipart

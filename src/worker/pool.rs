@@ -23,7 +23,7 @@ use crate::queue::image::Image;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
 use crate::queue::task::{Cause, Lane, TaskId, cut};
-use crate::queue::{Abort, TaskJob};
+use crate::queue::{Abort, Call, TaskJob};
 use crate::remote::{Class, RemoteError};
 use crate::runtime::Runtime;
 
@@ -87,6 +87,7 @@ impl Pool {
                 Job::Task(job) => self.run_task(*job).await,
                 Job::Load(load) => self.run_load(load).await,
                 Job::Image(image) => self.run_image(image).await,
+                Job::Call(call) => self.run_call(call).await,
                 Job::Abort(abort) => self.run_abort(abort).await,
             }
         }
@@ -156,19 +157,32 @@ impl Pool {
         }
     }
 
-    async fn run_image(&self, image: Image) {
+    /// Whoever made it learns that it was cut off by its being dropped; a panic likewise.
+    async fn run_call(&self, call: Call) {
+        let made = AssertUnwindSafe(call.0).catch_unwind();
+        tokio::select! {
+            made = made => if let Err(panic) = made {
+                tracing::error!(panic = %text_of(&*panic), "a request panicked");
+            },
+            () = self.shared.cut.cancelled() => (),
+        }
+    }
+
+    async fn run_image(&self, mut image: Image) {
         let queue = &self.shared.queue;
         if !image.sink.is_wanted() {
             let error = RemoteError::transient("PutObject").with_message("nobody needs it");
+            self.shared.give_up_image(&mut image).await;
             return queue.end_image(image, Err(error));
         }
-        let put = AssertUnwindSafe(self.shared.put_image(&image))
+        let put = AssertUnwindSafe(self.shared.put_image(&mut image))
             .catch_unwind()
             .await;
         match put {
             Ok(Ok(())) => queue.end_image(image, Ok(())),
             Ok(Err(_)) if self.shared.cut.is_cancelled() => queue.put_back_image(image),
             Ok(Err(error)) if matches!(error.class, Class::Permanent | Class::Conflict) => {
+                self.shared.give_up_image(&mut image).await;
                 queue.end_image(image, Err(error));
             }
             Ok(Err(error)) => {

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 /// The upper end of the back-off after `failures` failures in a row (1 for the first): `base`,
 /// doubled by each, at most `cap`.
-pub(super) fn ceiling(failures: u32, base: Duration, cap: Duration) -> Duration {
+pub(crate) fn ceiling(failures: u32, base: Duration, cap: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(30);
     base.saturating_mul(1 << doublings).min(cap)
 }
 
 /// How long to wait: what the jitter drew, but not less than the server asked for, and at most
 /// twice the cap of it.
-pub(super) fn wait(drawn: Duration, retry_after: Option<Duration>, cap: Duration) -> Duration {
+pub(crate) fn wait(drawn: Duration, retry_after: Option<Duration>, cap: Duration) -> Duration {
     drawn.max(retry_after.unwrap_or_default().min(cap.saturating_mul(2)))
 }
 

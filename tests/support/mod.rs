@@ -205,6 +205,11 @@ impl StoreRig {
     pub fn new(frames: u64) -> Self {
         let rig = Rig::default();
         let mut config = s3_writeback::StoreConfig::new("/q");
+        config.fencing = s3_writeback::Fencing::Off;
+        config.checkpoint_at_shutdown = false;
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
         config.queue = rig.config;
         config.cache_bytes = frames * PART as u64;
         config.dirty_bytes = (frames / 2).max(1) * PART as u64;
@@ -282,4 +287,71 @@ pub fn assert_idle(store: &s3_writeback::PartStore) {
         (0, 0, 0, 0, 0, 0),
         "{snapshot:#?}"
     );
+}
+
+/// Checkpoints, which most tests of parts do without.
+impl StoreRig {
+    /// A store that owns its prefix, and makes checkpoints when it is asked to.
+    pub fn owner(frames: u64) -> Self {
+        Self::with(frames, |config| {
+            config.fencing = s3_writeback::Fencing::On;
+        })
+    }
+
+    /// The same bucket, seen from an empty directory.
+    pub fn elsewhere(&self) -> Self {
+        Self {
+            fs: SimFs::new(),
+            remote: self.remote.clone(),
+            config: self.config.clone(),
+        }
+    }
+
+    fn builder(&self) -> s3_writeback::StoreBuilder {
+        let remote = Arc::new(self.remote.clone());
+        s3_writeback::PartStore::builder(self.config.clone(), remote)
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(self.fs.process()), Io::inline())
+    }
+
+    /// Opens a store with more said than its configuration.
+    pub async fn open_as(
+        &self,
+        say: impl FnOnce(s3_writeback::StoreBuilder) -> s3_writeback::StoreBuilder,
+    ) -> s3_writeback::Result<s3_writeback::PartStore> {
+        say(self.builder()).open().await
+    }
+
+    /// The bucket, looked at from outside.
+    pub fn prefix(&self) -> s3_writeback::Prefix {
+        s3_writeback::Prefix::new(Arc::new(self.remote.clone()))
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(self.fs.process()), Io::inline())
+    }
+
+    /// Restores a checkpoint into an empty directory, and opens it to read.
+    pub async fn restored(&self, what: s3_writeback::Restore) -> s3_writeback::PartStore {
+        let there = self.elsewhere();
+        let restored = there.prefix().restore(&there.config, what).await;
+        restored.expect("is restored");
+        let opened = there.open_as(s3_writeback::StoreBuilder::stranded).await;
+        opened.expect("opens what was restored")
+    }
+}
+
+/// A checkpoint with nothing said about it.
+pub async fn checkpoint(store: &s3_writeback::PartStore) -> Arc<s3_writeback::Checkpoint> {
+    let made = store
+        .checkpoint(s3_writeback::CheckpointOptions::new())
+        .await;
+    made.expect("is committed")
+}
+
+/// All bytes of a file.
+pub async fn contents(store: &s3_writeback::PartStore, id: u64) -> Vec<u8> {
+    let file = store
+        .file(s3_writeback::FileId(id))
+        .expect("there is such a file");
+    let len = usize::try_from(file.len()).expect("fits");
+    read(&file, 0, len).await.expect("is read")
 }

@@ -60,6 +60,12 @@ impl MultipartUploadState {
         self.done.len()
     }
 
+    /// All uploads that the server may have, when no more is made of them.
+    pub(crate) fn to_abort(mut self) -> Vec<String> {
+        self.restart(true);
+        self.abandoned
+    }
+
     /// Uploads given up and not known to be aborted: see [`abort`](super::abort).
     #[must_use]
     pub fn abandoned(&self) -> &[String] {

@@ -1,0 +1,546 @@
+//! Making a checkpoint: from the line to `head`.
+//!
+//! Owns: the order of it. Does not own: the line and its list ([`crate::part::line`]), the formats,
+//! or `head`.
+//!
+//! ```text
+//! room to set images aside -> line -> list -> images, and sync -> pages, tree -> manifest -> head
+//! ```
+//!
+//! 1. Nothing is waited for that the engine holds: not a lock, not a guard.
+//! 2. The manifest names only what is in S3, and is visible only after all of it is.
+//! 3. It is told only when the local disk has all that was written before its line, too.
+//! 4. Whatever fails before `head` is changed leaves nothing but garbage, and the next checkpoint
+//!    draws a line of its own.
+//! 5. While nobody knows what became of a change of `head`, no other is made, and nothing that it
+//!    names is deleted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Error, Result};
+use crate::part::Parts;
+use crate::part::aside::AsideRoom;
+use crate::part::epoch::Issued;
+use crate::part::file::PartFile;
+use crate::part::header::{Address, PAGE};
+use crate::part::id::PartKey;
+use crate::part::line::{FileRow, OpenLine, Row};
+use crate::queue::receipt::Receipt;
+
+use super::frame::{Leaf, Object};
+use super::head::{self, Change, Changed, Head, Listed};
+use super::manifest::{self, FEW, FileEntry, MAX_META_BYTES, Manifest, Page, Pages, Root};
+use super::reader::{self, Reader};
+use super::stand::Base;
+use super::tree::Tree;
+use super::writer::{Writer, send_aside};
+use super::{Checkpoint, Checkpointer, Meta, Open, TurnOfHead};
+
+/// The files of the last checkpoint, as far as they were looked at.
+#[derive(Debug)]
+pub(super) struct Kept {
+    base: Option<Listed>,
+    tree: Tree,
+    /// Pages of files that have many, by token.
+    roots: BTreeMap<u64, BTreeMap<u32, Address>>,
+}
+
+/// A checkpoint that `head` does not have yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    line: Arc<OpenLine>,
+    base: Base,
+    kept: Kept,
+    told: Checkpoint,
+    /// Records of files that it does not have any more.
+    dropped: Vec<u64>,
+    /// Its objects are not garbage.
+    _issued: Vec<Arc<Issued>>,
+}
+
+impl Pending {
+    pub(super) fn number(&self) -> u64 {
+        self.told.number
+    }
+}
+
+/// A file whose pages were built.
+struct Built {
+    file: Arc<PartFile>,
+    len: u64,
+    pages: Vec<(u32, Page)>,
+}
+
+impl Checkpointer {
+    /// Makes a checkpoint.
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        meta: Option<Meta>,
+        after: &[Receipt],
+        until: Instant,
+    ) -> Result<Arc<Checkpoint>> {
+        for receipt in after {
+            if receipt.journal() != self.parts.queue().journal.journal_id() {
+                return Err(Error::ForeignReceipt(receipt.task()));
+            }
+        }
+        let epoch = self.ready(until).await?;
+        let number = {
+            let mut turn = self.head.lock().await;
+            self.settle_head(&mut turn, until).await?;
+            self.next_number(&mut turn, until).await?
+        };
+        let meta = self.meta(meta).await?;
+        let line = self.draw(until).await?;
+        let made = self.follow(epoch, number, meta, &line, after, until).await;
+        if let Err(error) = &made
+            && !matches!(error, Error::CheckpointUnknown { .. })
+        {
+            tracing::warn!(number, %error, "no checkpoint");
+            self.parts.line.forget();
+        }
+        made
+    }
+
+    /// An epoch to write under.
+    async fn ready(&self, until: Instant) -> Result<u64> {
+        let parts = &self.parts;
+        loop {
+            if let Some(error) = parts.fenced() {
+                return Err(error.clone());
+            }
+            parts.check_writes_of_ours()?;
+            match parts.epoch_ready().await {
+                Ok(epoch) => return Ok(epoch),
+                Err(Error::Unclaimed) => {}
+                Err(error) => return Err(error),
+            }
+            let claimed = self.claimed.until(|epoch| (*epoch != 0).then_some(()));
+            if timeout_at(until, claimed).await.is_err() {
+                return Err(Error::Unclaimed);
+            }
+        }
+    }
+
+    /// The number of the next checkpoint. One that was tried is not given again: what it left
+    /// under its key stays what it is.
+    async fn next_number(&self, turn: &mut TurnOfHead, until: Instant) -> Result<u64> {
+        if turn.known.is_none() || !self.is_fencing() {
+            turn.known = head::read(&self.requests, until).await?;
+        }
+        let latest = turn.known.as_ref().and_then(|found| found.head.latest());
+        let number = latest.map_or(0, |listed| listed.number).max(turn.tried) + 1;
+        turn.tried = number;
+        Ok(number)
+    }
+
+    /// What the engine wants to find with it: asked for just before the line is drawn, so that
+    /// whatever it says was written is.
+    async fn meta(&self, meta: Option<Meta>) -> Result<Vec<u8>> {
+        let every = self.meta.clone();
+        let ask = move || match (meta, every) {
+            (Some(meta), _) => meta(),
+            (None, Some(every)) => every(),
+            (None, None) => Vec::new(),
+        };
+        let meta = self.parts.io().run(ask).await;
+        let meta = meta.map_err(|error| Error::Runtime(format!("meta: {error}")))?;
+        if meta.len() > MAX_META_BYTES {
+            return Err(Error::InvalidInput {
+                what: "meta of a checkpoint",
+                value: format!("{} bytes", meta.len()),
+                limit: format!("at most {MAX_META_BYTES} bytes"),
+            });
+        }
+        Ok(meta)
+    }
+
+    /// Draws the line, with room for all that may have to be set aside.
+    async fn draw(&self, until: Instant) -> Result<Arc<OpenLine>> {
+        let path = self.parts.dir().join("lines").join("aside");
+        let mut want = 0;
+        loop {
+            // A little more than there is: it grows while we look.
+            want = want.max(self.parts.dirty.used().0 / 8 * 9);
+            let (parts, at, memory) = (
+                Arc::clone(&self.parts),
+                path.clone(),
+                self.config.aside_memory,
+            );
+            let draw = move || {
+                let room = AsideRoom::reserve(parts.fs(), &at, want, memory)?;
+                Ok::<_, std::io::Error>(parts.draw(room))
+            };
+            let drawn = timeout_at(until, self.parts.io().run(draw)).await;
+            let drawn = drawn.map_err(|_| Error::WouldWait("the local disk"))?;
+            match drawn.and_then(|drawn| drawn) {
+                Ok(Ok(line)) => return Ok(line),
+                Ok(Err(_short)) => want = want.max(4096) * 2,
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    return Err(Error::DiskFull { path });
+                }
+                Err(error) => return Err(Error::directory(path, &error)),
+            }
+        }
+    }
+
+    /// From the line to `head`.
+    async fn follow(
+        self: &Arc<Self>,
+        epoch: u64,
+        number: u64,
+        meta: Vec<u8>,
+        line: &Arc<OpenLine>,
+        after: &[Receipt],
+        until: Instant,
+    ) -> Result<Arc<Checkpoint>> {
+        let parts = &self.parts;
+        let unix_ms = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
+        let mark = parts.epochs.lowest_open();
+        let upto = parts
+            .queue()
+            .journal
+            .status()
+            .next_location
+            .saturating_sub(1);
+        let (on, listing) = (Arc::clone(parts), Arc::clone(line));
+        let listed = parts.io().run(move || on.list(&listing)).await;
+        listed.map_err(|error| Error::Runtime(error.to_string()))?;
+        parts.flusher.retry_now();
+
+        let late = || self.late(line);
+        let images = async {
+            while !line.settled().await? {
+                send_aside(parts, line, self.config.pack_target()).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        let ready = async { tokio::try_join!(images, self.sync(line)) };
+        timeout_at(until, ready).await.map_err(|_| late())??;
+
+        let dropped = parts.dropped_before(line.number);
+        let kept = self.kept.lock().await.take();
+        let mut kept = timeout_at(until, self.base(kept, until))
+            .await
+            .map_err(|_| late())??;
+        let built = {
+            let (on, line) = (Arc::clone(parts), Arc::clone(line));
+            let built = parts.io().run(move || build(&on, &line)).await;
+            built.map_err(|error| Error::Runtime(error.to_string()))??
+        };
+        // Everything that it is made of has been read.
+        parts.line.close();
+        let mut writer = Writer::new(parts, self.config.pack_target());
+        for (_, gone) in &dropped {
+            self.load(&mut kept.tree, gone.id, until).await?;
+            if kept
+                .tree
+                .get(gone.id)
+                .is_some_and(|file| file.token == gone.token)
+            {
+                kept.tree.remove(gone.id)?;
+                kept.roots.remove(&gone.token);
+            }
+        }
+        for built in built {
+            self.put(&mut kept, built, &mut writer, until).await?;
+        }
+        let tree = kept
+            .tree
+            .store(|stored| writer.push(&Leaf::Node.seal(stored)))?;
+        let (issued, _) = tokio::select! {
+            sent = timeout_at(until, writer.upload()) => sent.map_err(|_| late())??,
+            // Nothing is sent any more.
+            error = line.given_up() => return Err(error),
+        };
+
+        let write_id = self.new_write_id();
+        let listed = Listed {
+            number,
+            epoch,
+            write_id,
+            unix_ms,
+        };
+        let manifest = Manifest {
+            number,
+            epoch,
+            write_id,
+            unix_ms,
+            previous: kept.base.as_ref().map(|listed| listed.number),
+            tree,
+            files: kept.tree.files(),
+            epochs: parts.epochs.table(),
+            mark,
+            stranded: self.stands.now().stranded,
+            meta,
+        };
+        let body = Object::Manifest.seal(&manifest).into();
+        let key = manifest::key(number, epoch);
+        self.requests.put(&key, &body, until).await?;
+        for receipt in after {
+            let left = until.saturating_duration_since(Instant::now());
+            receipt.uploaded().within(left).await?;
+        }
+        kept.base = Some(listed.clone());
+        let pending = Pending {
+            line: Arc::clone(line),
+            base: Base { listed, upto },
+            kept,
+            told: Checkpoint::of(&manifest),
+            dropped: dropped.into_iter().map(|(record, _)| record).collect(),
+            _issued: issued,
+        };
+        self.commit(pending, until).await
+    }
+
+    /// Puts it into `head`.
+    async fn commit(self: &Arc<Self>, pending: Pending, until: Instant) -> Result<Arc<Checkpoint>> {
+        let journal = &self.parts.queue().journal;
+        let attempt = pending.base.clone();
+        self.stands
+            .change(journal, |stand| stand.attempt = Some(attempt))
+            .await?;
+        let mut turn = self.head.lock().await;
+        self.settle_head(&mut turn, until).await?;
+        let mut pending = Some(pending);
+        loop {
+            if turn.known.is_none() || !self.is_fencing() {
+                turn.known = head::read(&self.requests, until).await?;
+            }
+            let Some(of) = pending.as_ref() else {
+                return Err(Error::HeadChanged);
+            };
+            let found = turn.known.clone();
+            let mut head = found
+                .as_ref()
+                .map_or_else(Head::default, |f| f.head.clone());
+            if self.is_fencing() && Some(head.epoch) != self.epoch() {
+                let ours = of.base.listed.epoch;
+                return Err(self.fence_by(ours, &head).await);
+            }
+            let number = of.base.listed.number;
+            head.write_id = of.base.listed.write_id;
+            head.checkpoints.push(of.base.listed.clone());
+            self.retire(&mut head);
+            let mut change = Change::new(head, found.as_ref(), self.is_fencing());
+            match change.send(&self.requests, until).await {
+                Changed::Ours(etag) => {
+                    turn.known = Some(head::Found {
+                        head: change.head,
+                        etag,
+                    });
+                    let Some(pending) = pending.take() else {
+                        return Err(Error::HeadChanged);
+                    };
+                    return self.committed(pending).await;
+                }
+                Changed::Lost => turn.known = None,
+                Changed::Refused(error) => return Err(error.into()),
+                Changed::Unknown(error) => {
+                    turn.open = pending.take().map(|pending| Open {
+                        change,
+                        pending: Some(Box::new(pending)),
+                    });
+                    self.look.notify_one();
+                    return Err(Error::CheckpointUnknown {
+                        number,
+                        cause: Box::new(error),
+                    });
+                }
+            }
+        }
+    }
+
+    /// `head` has it.
+    pub(super) async fn committed(&self, pending: Pending) -> Result<Arc<Checkpoint>> {
+        let parts = &self.parts;
+        let journal = &parts.queue().journal;
+        let base = pending.base.clone();
+        self.stands
+            .change(journal, |stand| {
+                stand.base = Some(base);
+                stand.attempt = None;
+            })
+            .await?;
+        let (on, line) = (Arc::clone(parts), Arc::clone(&pending.line));
+        let marked = parts.io().run(move || on.committed(&line)).await;
+        marked.map_err(|error| Error::Runtime(error.to_string()))?;
+        parts.forget_dropped(&pending.dropped);
+        parts.line.forget();
+        *self.kept.lock().await = Some(pending.kept);
+        let told = Arc::new(pending.told);
+        tracing::info!(number = told.number, files = told.files, "committed");
+        self.counts.committed(told.number);
+        self.last.change(|last| *last = Some(Arc::clone(&told)));
+        if let Some(callback) = self.callback.clone() {
+            let told = Arc::clone(&told);
+            let called = parts.io().run(move || callback(&told)).await;
+            if let Err(error) = called {
+                tracing::error!(%error, "the engine was not told of a checkpoint");
+            }
+        }
+        Ok(told)
+    }
+
+    fn late(&self, line: &OpenLine) -> Error {
+        Error::TimedOut {
+            waited: self.config.checkpoint_within,
+            waiting_for: Box::new(Error::NotInS3 {
+                images: line.owed(),
+            }),
+        }
+    }
+
+    /// Makes all that was written before the line durable here.
+    async fn sync(&self, line: &OpenLine) -> Result<()> {
+        for FileRow { file, .. } in line.files() {
+            match self.parts.sync(&file).await {
+                // It went meanwhile.
+                Err(Error::Deleted { .. }) => (),
+                synced => synced?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of the checkpoint that this directory stands on.
+    async fn base(&self, kept: Option<Kept>, until: Instant) -> Result<Kept> {
+        let base = self.stands.now().base.map(|base| base.listed);
+        if let Some(kept) = kept.filter(|kept| kept.base == base) {
+            return Ok(kept);
+        }
+        let tree = match &base {
+            None => Tree::of(None, 0),
+            Some(listed) => {
+                let manifest = reader::manifest(&self.requests, listed, until).await?;
+                self.parts.epochs.learn(&manifest.epochs);
+                Tree::of(manifest.tree, manifest.files)
+            }
+        };
+        Ok(Kept {
+            base,
+            tree,
+            roots: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn reader(&self, until: Instant) -> Reader {
+        Reader::new(self.requests.clone(), self.parts.epochs.table(), until)
+    }
+
+    /// Loads what is needed of the tree to look at a file's entry.
+    async fn load(&self, tree: &mut Tree, id: u64, until: Instant) -> Result<()> {
+        while let Some(address) = tree.missing(id) {
+            let stored = self.reader(until).node(address).await?;
+            tree.loaded(id, address, stored);
+        }
+        Ok(())
+    }
+
+    /// Puts a file into the tree, with its new pages.
+    async fn put(
+        &self,
+        kept: &mut Kept,
+        built: Built,
+        writer: &mut Writer,
+        until: Instant,
+    ) -> Result<()> {
+        let Built { file, len, pages } = built;
+        self.load(&mut kept.tree, file.id.0, until).await?;
+        let old = kept
+            .tree
+            .get(file.id.0)
+            .filter(|old| old.token == file.token);
+        let mut all = match (kept.roots.remove(&file.token), old) {
+            (Some(root), Some(_)) => root,
+            (_, Some(old)) => {
+                let pages = self.reader(until).pages(&old.pages).await?;
+                pages.into_iter().collect()
+            }
+            (_, None) => BTreeMap::new(),
+        };
+        let behind = file.parts_of(len).div_ceil(u64::from(PAGE));
+        all.retain(|page, _| u64::from(*page) < behind);
+        for (number, page) in pages {
+            if page.0.is_empty() {
+                all.remove(&number);
+            } else {
+                all.insert(number, writer.push(&Leaf::Page.seal(&page))?);
+            }
+        }
+        let list: Vec<(u32, Address)> = all.iter().map(|(page, at)| (*page, *at)).collect();
+        let pages = if list.len() <= FEW {
+            Pages::Few(list)
+        } else {
+            let root = Pages::Root(writer.push(&Leaf::Root.seal(&Root(list)))?);
+            kept.roots.insert(file.token, all);
+            root
+        };
+        kept.tree.put(FileEntry {
+            id: file.id.0,
+            token: file.token,
+            part_bytes: file.part_bytes,
+            len,
+            pages,
+        })
+    }
+}
+
+/// The pages that have something on the list, as they were at the line. Blocks.
+fn build(parts: &Parts, line: &OpenLine) -> Result<Vec<Built>> {
+    let rows = line.known();
+    let mut all = Vec::new();
+    for FileRow { file, len } in line.files() {
+        if !file.is_at(line.number) {
+            continue;
+        }
+        let behind = file.parts_of(len);
+        let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);
+        let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
+        for (key, _) in rows.range(of) {
+            if u64::from(key.index()) < behind {
+                pages.entry(key.index() / PAGE).or_default();
+            }
+        }
+        for (number, page) in &mut pages {
+            for at in 0..PAGE {
+                let index = number * PAGE + at;
+                if u64::from(index) >= behind {
+                    break;
+                }
+                let address = parts.at_line(line, &file, index)?;
+                if let Some(address) = address {
+                    page.0.push((u16::try_from(at).unwrap_or(0), address));
+                }
+            }
+        }
+        all.push(Built {
+            file,
+            len,
+            pages: pages.into_iter().collect(),
+        });
+    }
+    Ok(all)
+}
+
+impl Parts {
+    /// The image of a part at the line: what the list says, or what the table does where the list
+    /// says nothing.
+    fn at_line(
+        &self,
+        line: &OpenLine,
+        file: &Arc<PartFile>,
+        index: u32,
+    ) -> Result<Option<Address>> {
+        // Whoever puts it on the list from here on has this latch to himself first.
+        let _latch = self.latches().copy(file.key(index));
+        match line.row(file.key(index)) {
+            Some(Row::Is(address)) => Ok(address),
+            Some(_) => Err(Error::NotInS3 { images: 1 }),
+            None => Ok(file.header.peek(index).and_then(|entry| entry.address())),
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! Deleting what nobody needs.
+//!
+//! Owns: what may be deleted, and in which order it is found out. Does not own: what is kept
+//! (retention is decided where `head` is changed).
+//!
+//! 1. `head` is changed first, and what is not on its list any more is deleted afterwards.
+//! 2. Of its own epoch an owner deletes what was settled before it began to look, and that no
+//!    listed or pinned checkpoint, no header, and no line names. What nobody named then nobody
+//!    will: a key has one content, and headers go to new ones only. So the order is: the lowest
+//!    open sequence, the headers, the line, and `head` last.
+//! 3. An object of a higher epoch means that another has claimed the prefix: then nothing more is
+//!    deleted.
+//! 4. Of what another owner may still have to export, or come back for, nothing is deleted before
+//!    a later epoch has committed and `stranded_retention` is over, by the server's dates.
+//! 5. Who does not own the prefix deletes only what is below the mark of the latest checkpoint:
+//!    what was settled when its line was drawn, and is in none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::part::epoch::parse_pack_key;
+use crate::part::header::Address;
+
+use super::Checkpointer;
+use super::head::{self, Change, Changed, Head, Listed};
+use super::manifest::{self, Manifest, Stranded};
+use super::pin;
+use super::reader::{self, Named, Reader};
+use super::request::Requests;
+
+/// Names of objects: epoch's name and sequence.
+type Names = BTreeSet<(u64, u32)>;
+
+/// What a look for garbage did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Checkpoints that were taken off the list.
+    pub retired: u64,
+    /// Objects that were looked at, manifests and pins included.
+    pub objects: u64,
+    /// Objects that were deleted.
+    pub deleted: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+    /// Objects that nobody names and that stay for now: too young, or another owner's to come back
+    /// for.
+    pub spared: u64,
+    /// Multipart uploads that were aborted.
+    pub aborted_uploads: u64,
+    /// Parts whose images are moved out of objects that hold little else that is needed.
+    pub moved_parts: u64,
+}
+
+/// Who looks, and what may go.
+struct Sweep<'a> {
+    requests: &'a Requests,
+    until: Instant,
+    /// Our epoch, and the lowest of its sequences that may still be on its way; `None` of who does
+    /// not own the prefix.
+    ours: Option<(u64, u32)>,
+    /// Names that are ours, where epochs have no order.
+    only: Option<BTreeSet<u64>>,
+    /// Below it everything was settled.
+    mark: Option<(u64, u32)>,
+    stranded: Vec<Stranded>,
+    retention: Duration,
+    now: SystemTime,
+    named: Names,
+    report: GcReport,
+}
+
+/// What is done about an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Spare,
+    Delete,
+    /// Another owns the prefix.
+    Higher,
+}
+
+impl Sweep<'_> {
+    fn fate(&self, object: (u64, u32), modified: Option<SystemTime>) -> Fate {
+        if self.named.contains(&object) {
+            return Fate::Keep;
+        }
+        if let Some(only) = &self.only {
+            let settled = self
+                .ours
+                .is_none_or(|ours| object.0 != ours.0 || object < ours);
+            return match only.contains(&object.0) && settled {
+                true => Fate::Delete,
+                false => Fate::Spare,
+            };
+        }
+        match (self.ours, self.mark) {
+            (Some((epoch, _)), _) if object.0 > epoch => return Fate::Higher,
+            (Some(lowest), _) if object >= lowest => return Fate::Spare,
+            (None, Some(mark)) if object < mark => {}
+            (None, _) => return Fate::Spare,
+            _ => {}
+        }
+        let stranded = self.stranded.iter().any(|range| range.has(object));
+        if stranded {
+            let age = modified.and_then(|at| self.now.duration_since(at).ok());
+            if age.is_none_or(|age| age <= self.retention) {
+                return Fate::Spare;
+            }
+        }
+        Fate::Delete
+    }
+
+    async fn packs(&mut self) -> Result<BTreeMap<(u64, u32), u64>> {
+        let mut sizes = BTreeMap::new();
+        let mut from = None;
+        loop {
+            let page = self.requests.list("packs/", from, self.until).await?;
+            for (key, info) in page.objects {
+                let Some(object) = parse_pack_key(&key) else {
+                    continue;
+                };
+                self.report.objects += 1;
+                match self.fate(object, info.last_modified) {
+                    Fate::Keep => {
+                        sizes.insert(object, info.size);
+                    }
+                    Fate::Spare => self.report.spared += 1,
+                    Fate::Delete => {
+                        self.requests.delete(&key, self.until).await?;
+                        self.report.deleted += 1;
+                        self.report.deleted_bytes += info.size;
+                    }
+                    Fate::Higher => return Err(Error::HeadChanged),
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok(sizes);
+            }
+        }
+    }
+
+    /// Uploads in parts that a crash left.
+    async fn uploads(&mut self) -> Result<()> {
+        let listed = self
+            .requests
+            .ask(self.until, |remote| remote.list_multipart_under("packs/"))
+            .await?;
+        for upload in listed {
+            let Some(object) = parse_pack_key(&upload.key) else {
+                continue;
+            };
+            // By their dates a stranded owner's may go too: what is not an object is in no file.
+            if self.fate(object, upload.initiated) == Fate::Delete {
+                let (key, id) = (&upload.key, &upload.upload_id);
+                self.requests
+                    .ask(self.until, |remote| remote.abort_multipart(key, id))
+                    .await?;
+                self.report.aborted_uploads += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Manifests that nobody lists. `keep` says which of the others stay.
+    async fn manifests(&mut self, keep: &BTreeSet<(u64, u64)>, latest: u64) -> Result<()> {
+        let mut from = None;
+        loop {
+            let page = self.requests.list("checkpoints/", from, self.until).await?;
+            for (key, info) in page.objects {
+                let Some((number, epoch)) = manifest::parse_key(&key) else {
+                    continue;
+                };
+                self.report.objects += 1;
+                if keep.contains(&(number, epoch)) {
+                    continue;
+                }
+                let may_go = match (&self.only, self.ours) {
+                    (Some(only), _) => only.contains(&epoch) && number <= latest,
+                    (None, Some((ours, _))) if epoch > ours => return Err(Error::HeadChanged),
+                    // One that is being made has a higher number.
+                    (None, _) => number <= latest,
+                };
+                if may_go {
+                    self.requests.delete(&key, self.until).await?;
+                    self.report.deleted += 1;
+                    self.report.deleted_bytes += info.size;
+                } else {
+                    self.report.spared += 1;
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Which checkpoints readers have pinned; pins that have expired are deleted.
+async fn pinned(
+    requests: &Requests,
+    now: SystemTime,
+    until: Instant,
+    report: &mut GcReport,
+) -> Result<Vec<Listed>> {
+    let mut pins = Vec::new();
+    let mut from = None;
+    loop {
+        let page = requests.list("pins/", from, until).await?;
+        for (key, info) in page.objects {
+            report.objects += 1;
+            let Some(got) = requests.get(&key, None, until).await? else {
+                continue;
+            };
+            let pin: pin::Pin = super::frame::Object::Pin.open(&key, &got.body)?;
+            let age = info
+                .last_modified
+                .and_then(|at| now.duration_since(at).ok());
+            if age.is_some_and(|age| age > Duration::from_millis(pin.ttl_ms)) {
+                requests.delete(&key, until).await?;
+                report.deleted += 1;
+            } else {
+                pins.push(pin.listed);
+            }
+        }
+        from = page.next;
+        if from.is_none() {
+            return Ok(pins);
+        }
+    }
+}
+
+/// What the server's clock says: the date of an object that is written now.
+async fn server_now(requests: &Requests, nonce: u64, until: Instant) -> Result<SystemTime> {
+    let key = format!("probe/clock-{nonce:016x}");
+    requests
+        .put(&key, &Bytes::from_static(b"clock"), until)
+        .await?;
+    let info = requests.ask(until, |remote| remote.head(&key)).await?;
+    requests.delete(&key, until).await?;
+    let date = info.and_then(|info| info.last_modified);
+    // Without a date nothing is old.
+    Ok(date.unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+/// What checkpoints name: objects, and of the latest how many bytes of each.
+#[derive(Default)]
+struct Walked {
+    named: Names,
+    seen: BTreeSet<(u64, u32, u32)>,
+    aliases: BTreeSet<u32>,
+}
+
+impl Walked {
+    async fn walk(
+        &mut self,
+        requests: &Requests,
+        listed: &Listed,
+        until: Instant,
+        mut each: impl FnMut(u64, Named, &Address),
+    ) -> Result<Manifest> {
+        let manifest = reader::manifest(requests, listed, until).await?;
+        let reader = Reader::new(requests.clone(), manifest.epochs.clone(), until);
+        let (named, aliases) = (&mut self.named, &mut self.aliases);
+        let mut name = |epoch: u64, what: Named, address: &Address| {
+            named.insert((epoch, address.sequence));
+            aliases.insert(address.epoch);
+            each(epoch, what, address);
+        };
+        reader
+            .walk(manifest.tree, &mut self.seen, &mut name)
+            .await?;
+        Ok(manifest)
+    }
+}
+
+impl Checkpointer {
+    /// Takes off the list what is not kept any longer, and deletes what nobody needs.
+    pub(crate) async fn collect(self: &Arc<Self>, until: Instant) -> Result<GcReport> {
+        let _turn = self.gc_turn.lock().await;
+        let parts = &self.parts;
+        if let Some(error) = parts.fenced() {
+            return Err(error.clone());
+        }
+        if self.is_fencing() && self.epoch().is_none() {
+            return Err(Error::Unclaimed);
+        }
+        let swept = self.sweep(until).await;
+        if matches!(swept, Err(Error::HeadChanged)) {
+            self.look.notify_one();
+        }
+        swept
+    }
+
+    async fn sweep(self: &Arc<Self>, until: Instant) -> Result<GcReport> {
+        let parts = &self.parts;
+        let ours = parts.epochs.lowest_open();
+        let (head, retired) = self.retire_now(until).await?;
+        let now = server_now(&self.requests, self.requests.random.u64(), until).await?;
+        let mut report = GcReport {
+            retired,
+            ..GcReport::default()
+        };
+        let pins = pinned(&self.requests, now, until, &mut report).await?;
+
+        // In this order: see the head of this file.
+        let on = Arc::clone(parts);
+        let live = parts.io().run(move || on.images_named()).await;
+        let live = live.map_err(|error| Error::Runtime(error.to_string()))?;
+        let mut walked = Walked::default();
+        for address in live.iter().map(|(_, _, address)| address) {
+            if let Some(name) = parts.epochs.name(address.epoch) {
+                walked.named.insert((name, address.sequence));
+                walked.aliases.insert(address.epoch);
+            }
+        }
+        if let Some(line) = parts.line.kept() {
+            for address in line.known().into_values().flatten() {
+                if let Some(name) = parts.epochs.name(address.epoch) {
+                    walked.named.insert((name, address.sequence));
+                    walked.aliases.insert(address.epoch);
+                }
+            }
+        }
+        let last = head::read(&self.requests, until).await?;
+        let head = last.map_or(head, |found| found.head);
+        if self.is_fencing() && Some(head.epoch) != self.epoch() {
+            return Err(Error::HeadChanged);
+        }
+        let mut keep: BTreeSet<(u64, u64)> = BTreeSet::new();
+        let mut latest = None;
+        let mut pages: BTreeMap<(u64, u32), Vec<(u64, u32)>> = BTreeMap::new();
+        let mut used: BTreeMap<(u64, u32), u64> = BTreeMap::new();
+        // The latest first: what is in it is counted once, as its.
+        for listed in head.checkpoints.iter().rev() {
+            keep.insert((listed.number, listed.epoch));
+            let is_latest = latest.is_none();
+            let manifest = walked
+                .walk(&self.requests, listed, until, |epoch, what, address| {
+                    if !is_latest {
+                        return;
+                    }
+                    let object = (epoch, address.sequence);
+                    if let Named::Page { file, page } = what {
+                        pages.entry(object).or_default().push((file, page));
+                    }
+                    if !matches!(what, Named::Image { .. }) {
+                        *used.entry(object).or_default() += u64::from(address.len);
+                    }
+                })
+                .await?;
+            latest.get_or_insert(manifest);
+        }
+        for listed in &pins {
+            if keep.insert((listed.number, listed.epoch)) {
+                match walked
+                    .walk(&self.requests, listed, until, |_, _, _| ())
+                    .await
+                {
+                    // Retired before it was pinned: its reader was told so.
+                    Err(Error::ObjectMissing { .. }) => {}
+                    walked => drop(walked?),
+                }
+            }
+        }
+        let mut sweep = Sweep {
+            requests: &self.requests,
+            until,
+            ours,
+            only: (!self.is_fencing()).then(|| {
+                parts
+                    .epochs
+                    .table()
+                    .into_iter()
+                    .map(|(_, name)| name)
+                    .collect()
+            }),
+            mark: latest.as_ref().and_then(|manifest| manifest.mark),
+            stranded: self.stands.now().stranded,
+            retention: self.config.stranded_retention,
+            now,
+            named: std::mem::take(&mut walked.named),
+            report,
+        };
+        let committed = latest.as_ref().map(|manifest| manifest.epoch);
+        if self.is_fencing() && committed != self.epoch() {
+            // Nothing of another's goes before we have committed something.
+            sweep.retention = Duration::MAX;
+        }
+        let sizes = sweep.packs().await?;
+        sweep.uploads().await?;
+        let upto = head.latest().map_or(0, |listed| listed.number);
+        sweep.manifests(&keep, upto).await?;
+        let mut report = sweep.report;
+
+        for (_, _, address) in &live {
+            if let Some(name) = parts.epochs.name(address.epoch) {
+                *used.entry((name, address.sequence)).or_default() += u64::from(address.len);
+            }
+        }
+        let share = u64::from(self.config.sparse_percent);
+        let sparse: Names = sizes
+            .iter()
+            .filter(|(object, size)| {
+                let used = used.get(object).copied().unwrap_or(0);
+                used > 0 && used * 100 < **size * share
+            })
+            .map(|(object, _)| *object)
+            .collect();
+        report.moved_parts = self.empty(&sparse, &live, &pages, until).await?;
+        parts.end_records_of(&parts.epochs.forget_unused(&walked.aliases));
+        Ok(report)
+    }
+
+    /// Takes what is not kept any longer off the list.
+    async fn retire_now(self: &Arc<Self>, until: Instant) -> Result<(Head, u64)> {
+        let mut turn = self.head.lock().await;
+        self.settle_head(&mut turn, until).await?;
+        loop {
+            let Some(found) = head::read(&self.requests, until).await? else {
+                return Ok((Head::default(), 0));
+            };
+            if self.is_fencing() && Some(found.head.epoch) != self.epoch() {
+                let ours = self.epoch().unwrap_or(0);
+                return Err(self.fence_by(ours, &found.head).await);
+            }
+            let mut head = found.head.clone();
+            let retired = self.retire(&mut head).len() as u64;
+            turn.known = Some(found.clone());
+            if retired == 0 {
+                return Ok((head, 0));
+            }
+            head.write_id = self.new_write_id();
+            let mut change = Change::new(head, Some(&found), self.is_fencing());
+            match change.send(&self.requests, until).await {
+                Changed::Ours(etag) => {
+                    let head = change.head;
+                    turn.known = Some(head::Found {
+                        head: head.clone(),
+                        etag,
+                    });
+                    return Ok((head, retired));
+                }
+                Changed::Lost => {}
+                Changed::Refused(error) => return Err(error.into()),
+                Changed::Unknown(error) => {
+                    turn.open = Some(super::Open {
+                        change,
+                        pending: None,
+                    });
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Has what is needed of sparse objects written anew, by the way that everything goes.
+    async fn empty(
+        self: &Arc<Self>,
+        sparse: &Names,
+        live: &[(Arc<crate::part::file::PartFile>, u32, Address)],
+        pages: &BTreeMap<(u64, u32), Vec<(u64, u32)>>,
+        until: Instant,
+    ) -> Result<u64> {
+        let parts = &self.parts;
+        for (file, page) in sparse
+            .iter()
+            .filter_map(|object| pages.get(object))
+            .flatten()
+        {
+            parts.page_changed(*file, *page);
+        }
+        let mut moved = 0;
+        let mut bytes = 0;
+        for (file, index, address) in live {
+            let name = parts.epochs.name(address.epoch).unwrap_or(0);
+            if !sparse.contains(&(name, address.sequence)) {
+                continue;
+            }
+            if bytes >= self.config.sparse_bytes || Instant::now() >= until {
+                break;
+            }
+            match parts.write_anew(file, *index, *address).await {
+                Ok(true) => {
+                    moved += 1;
+                    bytes += u64::from(address.len);
+                }
+                Ok(false) | Err(Error::Deleted { .. }) => {}
+                // Room is not to be had: another time.
+                Err(error) => {
+                    tracing::debug!(%error, "a sparse object stays");
+                    break;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Looks for garbage now and then, until the store stops.
+    pub(crate) async fn keep_clean(self: Arc<Self>) {
+        let Some(every) = self.config.gc_every else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(every) => (),
+                () = self.requests.stop.cancelled() => return,
+            }
+            let until = Instant::now() + self.config.checkpoint_within;
+            let collected = tokio::select! {
+                collected = self.collect(until) => collected,
+                () = self.requests.stop.cancelled() => return,
+            };
+            match collected {
+                Ok(report) => tracing::debug!(?report, "looked for garbage"),
+                Err(error) => tracing::debug!(%error, "no look for garbage"),
+            }
+        }
+    }
+}
+
+/// Deletes what nobody needs of a prefix that somebody else owns, or nobody: what is below the
+/// mark of the latest checkpoint, and in none that is listed or pinned.
+pub(crate) async fn collect_offline(requests: &Requests, until: Instant) -> Result<GcReport> {
+    // Names first, and `head` before any of them: what is listed later was never below the mark.
+    let Some(found) = head::read(requests, until).await? else {
+        return Ok(GcReport::default());
+    };
+    if found.head.epoch == 0 {
+        return Err(Error::FencingUnsupported(
+            "the prefix is not fenced: which objects are settled only its owner knows".to_owned(),
+        ));
+    }
+    let now = server_now(requests, requests.random.u64(), until).await?;
+    let mut report = GcReport::default();
+    let pins = pinned(requests, now, until, &mut report).await?;
+    let mut walked = Walked::default();
+    let mut keep = BTreeSet::new();
+    let mut latest: Option<Manifest> = None;
+    for listed in found.head.checkpoints.iter().rev().chain(&pins) {
+        if keep.insert((listed.number, listed.epoch)) {
+            match walked.walk(requests, listed, until, |_, _, _| ()).await {
+                Ok(manifest) => {
+                    latest.get_or_insert(manifest);
+                }
+                Err(Error::ObjectMissing { .. }) if !found.head.lists(listed) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let Some(latest) = latest else {
+        return Ok(report);
+    };
+    let mut sweep = Sweep {
+        requests,
+        until,
+        ours: None,
+        only: None,
+        mark: latest.mark,
+        stranded: latest.stranded.clone(),
+        // Only its owner knows whether somebody comes back for it.
+        retention: Duration::MAX,
+        now,
+        named: walked.named,
+        report,
+    };
+    sweep.packs().await?;
+    sweep.uploads().await?;
+    Ok(sweep.report)
+}

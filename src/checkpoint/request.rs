@@ -1,0 +1,145 @@
+//! Requests of this layer: tried again until they are answered, or it is over.
+//!
+//! Owns: how often and how long. Does not own: what an answer means. Everything that is written by
+//! way of here has one content for ever, or a condition: sending it again does no harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::random::Random;
+use crate::remote::{
+    Crc64, GetRequest, GetResponse, ListPage, ObjectHeaders, ObjectInfo, PutRequest, Remote,
+    RemoteError, RemoteFuture, WriteCondition,
+};
+use crate::worker::retry;
+
+/// A remote, and how it is asked.
+#[derive(Clone)]
+pub(crate) struct Requests {
+    pub remote: Arc<dyn Remote>,
+    pub retry_base: Duration,
+    pub retry_cap: Duration,
+    pub random: Random,
+    /// Nothing more is asked.
+    pub stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Requests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Requests({})", self.remote.describe())
+    }
+}
+
+impl Requests {
+    /// Asks until there is an answer that another try would not change, at most until `until`.
+    pub(crate) async fn ask<'a, T>(
+        &'a self,
+        until: Instant,
+        mut make: impl FnMut(&'a dyn Remote) -> RemoteFuture<'a, T>,
+    ) -> Result<T, RemoteError> {
+        let mut failures = 0;
+        let mut last = None;
+        loop {
+            let answer = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(stopped(last)),
+                answer = make(&*self.remote) => answer,
+                () = tokio::time::sleep_until(until) => {
+                    return Err(last.unwrap_or_else(|| RemoteError::timed_out("request")));
+                }
+            };
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) if !error.class.is_retryable() => return Err(error),
+                Err(error) => error,
+            };
+            failures += 1;
+            self.pause(failures, &error, until).await;
+            if Instant::now() >= until {
+                return Err(error);
+            }
+            last = Some(error);
+        }
+    }
+
+    /// Waits before the next try.
+    pub(crate) async fn pause(&self, failures: u32, error: &RemoteError, until: Instant) {
+        let ceiling = retry::ceiling(failures, self.retry_base, self.retry_cap);
+        let wait = retry::wait(
+            self.random.up_to(ceiling),
+            error.retry_after,
+            self.retry_cap,
+        );
+        let wake = (Instant::now() + wait).min(until);
+        tokio::select! {
+            () = tokio::time::sleep_until(wake) => (),
+            () = self.stop.cancelled() => (),
+        }
+    }
+
+    pub(crate) async fn get(
+        &self,
+        key: &str,
+        range: Option<(u64, u64)>,
+        until: Instant,
+    ) -> Result<Option<GetResponse>, RemoteError> {
+        self.ask(until, |remote| {
+            remote.get(GetRequest {
+                key: key.to_owned(),
+                range,
+            })
+        })
+        .await
+    }
+
+    /// Puts an object under a key that has one content for ever.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        body: &Bytes,
+        until: Instant,
+    ) -> Result<ObjectInfo, RemoteError> {
+        self.ask(until, |remote| remote.put(request(key, body, None, None)))
+            .await
+    }
+
+    pub(crate) async fn delete(&self, key: &str, until: Instant) -> Result<(), RemoteError> {
+        self.ask(until, |remote| remote.delete(key, None)).await
+    }
+
+    /// One page of what starts with `prefix`.
+    pub(crate) async fn list(
+        &self,
+        prefix: &str,
+        from: Option<String>,
+        until: Instant,
+    ) -> Result<ListPage, RemoteError> {
+        self.ask(until, |remote| remote.list(prefix, from.clone()))
+            .await
+    }
+}
+
+/// A PUT.
+pub(crate) fn request(
+    key: &str,
+    body: &Bytes,
+    condition: Option<WriteCondition>,
+    write_id: Option<u128>,
+) -> PutRequest {
+    PutRequest {
+        key: key.to_owned(),
+        body: body.clone(),
+        checksum: Crc64::of(body),
+        condition,
+        headers: ObjectHeaders::default(),
+        write_id: write_id.map(|id| format!("{id:032x}")),
+    }
+}
+
+fn stopped(last: Option<RemoteError>) -> RemoteError {
+    last.unwrap_or_else(|| RemoteError::transient("request").with_message("shut down"))
+}
