@@ -188,7 +188,7 @@ fn what_a_shutdown_cannot_upload_it_names_and_ends_in_time() {
 #[test]
 fn a_load_that_finds_nothing_tells_everyone_once_and_others_go_on() {
     paused(async {
-        let rig = StoreRig::new(4);
+        let rig = StoreRig::with(4, |config| config.pack_bytes = PART as u64);
         let store = rig.open().await;
         let file = filled(&store, 8).await;
         evict(&store, &file, 0..1).await;
@@ -197,7 +197,7 @@ fn a_load_that_finds_nothing_tells_everyone_once_and_others_go_on() {
         rig.remote
             .always(Some(Call::Get), None, Fault::Delay(Duration::from_secs(1)));
         for key in rig.remote.keys() {
-            if rig.remote.object(&key).is_some_and(|body| body[0] == 1) {
+            if rig.remote.object(&key).is_some_and(|body| body[16] == 1) {
                 rig.remote.remove(&key);
             }
         }
@@ -232,7 +232,7 @@ fn a_load_that_finds_nothing_tells_everyone_once_and_others_go_on() {
 #[test]
 fn a_load_of_other_bytes_is_refused_by_name_and_the_bytes_are_kept() {
     paused(async {
-        let rig = StoreRig::new(4);
+        let rig = StoreRig::with(4, |config| config.pack_bytes = PART as u64);
         let store = rig.open().await;
         let file = filled(&store, 8).await;
         evict(&store, &file, 0..1).await;
@@ -240,9 +240,9 @@ fn a_load_of_other_bytes_is_refused_by_name_and_the_bytes_are_kept() {
             .remote
             .keys()
             .into_iter()
-            .find(|key| rig.remote.object(key).is_some_and(|body| body[0] == 1))
+            .find(|key| rig.remote.object(key).is_some_and(|body| body[16] == 1))
             .expect("its image");
-        rig.remote.plant(&key, vec![0x55; PART]);
+        rig.remote.plant(&key, vec![0x55; PART + 16]);
         let got = read(&file, 0, 1).await;
         let Err(Error::ImageCorrupt {
             part,
@@ -264,7 +264,7 @@ fn a_load_of_other_bytes_is_refused_by_name_and_the_bytes_are_kept() {
         assert_eq!(object, key);
         assert_ne!(expected, found);
         assert_eq!(rig.fs.peek(&kept).expect("kept"), vec![0x55; PART]);
-        rig.remote.plant(&key, vec![1; PART]);
+        rig.remote.plant(&key, vec![1; PART + 16]);
         assert_eq!(read(&file, 0, PART).await.expect("reads"), [1; PART]);
     });
 }

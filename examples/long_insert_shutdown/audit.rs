@@ -1,18 +1,15 @@
 //! Reading the heap back, and checking it against what was acknowledged.
 //!
-//! Owns: what becomes of the local bytes before, and the judgement. The pages are read through a
-//! part store, which alone knows where they are: so that S3 has all of them is shown by taking
-//! away what is here.
-//!
-//! A local part file that is one hole has no byte of any part; a part's image is in S3, or the
-//! rows in it are found to be missing.
+//! Owns: what becomes of the local directory before, and the judgement. The pages are read through
+//! a part store, which alone knows where they are: so that S3 has all of them is shown by deleting
+//! the directory, and restoring the latest checkpoint from the bucket alone.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use futures::stream::{self, StreamExt as _};
-use s3_writeback::{File, PartStore};
+use s3_writeback::{File, PartStore, Prefix, Restore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::acks::Acknowledged;
@@ -36,11 +33,13 @@ pub async fn audit(
     acknowledged: &Acknowledged,
     from: Source,
 ) -> Result<Verdict, Failure> {
-    if from == Source::S3 {
-        let parts = dir.join("store").join("parts");
-        forget(&parts).map_err(|error| Failure::io(parts.display().to_string(), error))?;
-    }
-    let store = life::open_store(cli, world, dir, &CancellationToken::new()).await?;
+    let restored = from == Source::S3;
+    let restore_ms = match restored {
+        true => restore(cli, world, dir).await?,
+        false => 0,
+    };
+    let token = CancellationToken::new();
+    let store = life::open_store(cli, world, dir, &token, restored).await?;
     let shape = cli.shape();
     let (file, _) = heap::open_file(&store, &shape).await?;
     let mut check = Check {
@@ -49,6 +48,7 @@ pub async fn audit(
         used: 0,
         verdict: Verdict {
             from,
+            restore_ms,
             ..Verdict::default()
         },
     };
@@ -70,16 +70,17 @@ pub async fn audit(
     Ok(verdict)
 }
 
-/// Leaves nothing of the bytes of parts on this disk.
-fn forget(parts: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parts)? {
-        let file = fs::File::options().write(true).open(entry?.path())?;
-        let len = file.metadata()?.len();
-        file.set_len(0)?;
-        file.set_len(len)?;
-        file.sync_all()?;
-    }
-    Ok(())
+/// Deletes the store's directory, and restores it from the bucket; how long that took.
+async fn restore(cli: &Cli, world: &World, dir: &Path) -> Result<u64, Failure> {
+    let store = dir.join("store");
+    fs::remove_dir_all(&store).map_err(|error| Failure::io(store.display().to_string(), error))?;
+    let started = Instant::now();
+    let prefix = Prefix::new(world.remote().await?);
+    let config = cli.store_config(store);
+    prefix
+        .restore(&config, Restore::latest().with_bytes())
+        .await?;
+    Ok(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn read(

@@ -86,8 +86,6 @@ pub struct Told {
     pub looks: u64,
     /// Pages and rows that were not what they had to be.
     pub faults: Vec<String>,
-    /// Bytes of an image: the file ends where a part does.
-    pub part_bytes: u32,
 }
 
 /// How many rows there are, of which shape.
@@ -188,10 +186,7 @@ impl Heap {
         let looked = checkpointer.await.map_err(Failure::task)?;
         synced?;
         looked?;
-        Ok(Told {
-            part_bytes: shared.shape.part_bytes,
-            ..shared.counts.told()
-        })
+        Ok(shared.counts.told())
     }
 }
 
@@ -372,7 +367,6 @@ impl Counts {
             refused: self.refused.load(Ordering::Relaxed),
             looks: self.looks.load(Ordering::Relaxed),
             faults: faults.clone(),
-            part_bytes: 0,
         }
     }
 }

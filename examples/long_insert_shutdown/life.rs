@@ -59,16 +59,20 @@ pub struct Ended {
     pub shutdown: Duration,
 }
 
-/// Opens the part store below `dir`.
+/// Opens the part store below `dir`; one that was restored takes the prefix over.
 pub async fn open_store(
     cli: &Cli,
     world: &World,
     dir: &Path,
     token: &CancellationToken,
+    take_over: bool,
 ) -> Result<PartStore, Failure> {
     let config = cli.store_config(dir.join("store"));
-    let builder = PartStore::builder(config, world.remote().await?);
-    Ok(builder.cancelled_by(token).open().await?)
+    let mut builder = PartStore::builder(config, world.remote().await?).cancelled_by(token);
+    if take_over {
+        builder = builder.take_over();
+    }
+    Ok(builder.open().await?)
 }
 
 impl Life {
@@ -84,7 +88,7 @@ impl Life {
                 (queue, Running::Log(engine))
             }
             EngineKind::Page => {
-                let store = open_store(cli, world, dir, &token).await?;
+                let store = open_store(cli, world, dir, &token, cli.resume).await?;
                 let heap = Heap::open(&store, cli.shape(), cli.seed).await?;
                 (store.queue().clone(), Running::Page(heap, store))
             }
@@ -139,10 +143,11 @@ impl Life {
                 Box::new(move || {
                     let snapshot = store.snapshot();
                     format!(
-                        "{} updates acknowledged, {} images in S3, {} loads, {} evictions, \
-                         {} bytes dirty",
+                        "{} updates acknowledged, {} images in S3, {} checkpoints, {} loads, \
+                         {} evictions, {} bytes dirty",
                         acks.updates(),
                         snapshot.images,
+                        snapshot.checkpoints.committed,
                         snapshot.loads,
                         snapshot.evictions,
                         snapshot.dirty_bytes,
@@ -222,6 +227,7 @@ impl Ended {
         self.report.deferred > 0
             || self.report.undetermined > 0
             || self.report.dirty_parts > 0
+            || self.report.checkpoint_error.is_some()
             || self.shipped.left > 0
     }
 

@@ -24,7 +24,7 @@ const MAX_DIRTY_AGE: Duration = Duration::from_secs(1);
 #[command(name = "long_insert_shutdown")]
 pub struct Cli {
     /// What the rows are inserted into.
-    #[arg(long, value_enum, default_value = "log")]
+    #[arg(long, value_enum, default_value = "page")]
     pub engine: EngineKind,
     /// How long to insert, in seconds; shutdown starts then.
     #[arg(long, default_value_t = 10)]
@@ -57,6 +57,9 @@ pub struct Cli {
     /// MiB of it that may be here at one time, half of them dirty.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub cache_mib: u64,
+    /// How often the page engine has a checkpoint made, in seconds; another is made at shutdown.
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    pub checkpoint_every: Duration,
     /// KiB of its parts, which are what is locked, uploaded and loaded: a power of two.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=1024))]
     pub part_kib: u32,
@@ -109,10 +112,10 @@ pub struct Cli {
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// Log-structured: rows are appended to segments, segments are uploaded.
-    #[default]
     Log,
     /// Pages: rows are updated in place, in a file that is bigger than its cache; parts of it are
-    /// uploaded, evicted and loaded again.
+    /// uploaded, evicted and loaded again, and checkpoints are made of all of it.
+    #[default]
     Page,
 }
 
@@ -158,6 +161,9 @@ impl Cli {
         }
         if self.engine == EngineKind::Page {
             self.validate_pages()?;
+        }
+        if self.checkpoint_every.is_zero() {
+            return Err("--checkpoint-every must not be 0".to_owned());
         }
         if self.endpoint.is_some() && self.fault != Fault::None {
             return Err("--fault is for the embedded server, not for --endpoint".to_owned());
@@ -225,6 +231,10 @@ impl Cli {
         config.checkpoint_cache_bytes = (config.cache_bytes / 16).max(MIB);
         config.image_bytes = config.dirty_bytes.max(MIB);
         config.max_dirty_age = MAX_DIRTY_AGE;
+        config.checkpoint_every = Some(self.checkpoint_every);
+        config.gc_every = Some(self.checkpoint_every * 5);
+        config.retain_checkpoints = 4;
+        config.checkpoint_within = self.drain_within;
         config
     }
 

@@ -37,8 +37,16 @@ pub struct Report {
     /// Parts of the page engine that were here and not in S3 as they were when the first shutdown
     /// was over.
     pub dirty_parts: u64,
+    /// Checkpoints that were committed, of all lives.
+    pub checkpoints: u64,
+    /// The number of the last.
+    pub last_checkpoint: u64,
+    /// How long the restore from the bucket took.
+    pub restore_ms: u64,
     /// Images of parts that went up, of all lives; so are those that follow.
     pub parts_uploaded: u64,
+    /// Objects that they, and what checkpoints consist of, went up in.
+    pub packs: u64,
     pub loads: u64,
     pub evictions: u64,
     /// Locks that were not had at once: another held the part, or it was not here.
@@ -107,7 +115,12 @@ impl Report {
         self.faults.extend_from_slice(&ended.shipped.failed);
         if let Some((told, store)) = &ended.heap {
             self.parts_uploaded += store.images;
-            self.bytes_uploaded += store.images * u64::from(told.part_bytes);
+            self.bytes_uploaded += snapshot.pack_bytes_uploaded;
+            self.packs += snapshot.packs_uploaded;
+            self.checkpoints += store.checkpoints.committed;
+            self.last_checkpoint = self
+                .last_checkpoint
+                .max(store.checkpoints.base.unwrap_or(0));
             self.loads += store.loads;
             self.evictions += store.evictions;
             self.max_cache_bytes = self.max_cache_bytes.max(store.peak_cache_bytes);
@@ -135,6 +148,7 @@ impl Report {
         self.rows_lost = self.rows_lost.max(verdict.lost);
         self.rows_unacknowledged = verdict.unacknowledged;
         self.verified_from = verdict.from;
+        self.restore_ms = verdict.restore_ms;
         self.verifications += 1;
         self.segments = verdict.segments;
         self.faults.extend_from_slice(&verdict.faults);
@@ -180,16 +194,21 @@ impl Report {
         );
         if self.engine == EngineKind::Page {
             text.push_str(&format!(
-                "pages: {} updates; {} images, {} loads, {} evictions; at most {} bytes here, \
-                 {} dirty\n\
+                "pages: {} updates; {} images in {} objects, {} loads, {} evictions; at most {} \
+                 bytes here, {} dirty\n\
+                 checkpoints: {}, the last is {}; restored in {} ms\n\
                  locks: {} waits, the longest {} ms; {} updates begun anew; {} pages checked\n\
                  dirty_parts: {}; verified_from: {}, {} time(s)\n",
                 self.updates_acknowledged,
                 self.parts_uploaded,
+                self.packs,
                 self.loads,
                 self.evictions,
                 self.max_cache_bytes,
                 self.max_dirty_bytes,
+                self.checkpoints,
+                self.last_checkpoint,
+                self.restore_ms,
                 self.lock_waits,
                 self.max_lock_wait_ms,
                 self.refused,

@@ -52,6 +52,8 @@ pub struct Verdict {
     pub segments: u64,
     /// Where they were read from.
     pub from: Source,
+    /// How long it took to restore what was read.
+    pub restore_ms: u64,
     /// What is wrong, the first few.
     pub faults: Vec<String>,
     /// How many there are in all.

@@ -83,6 +83,8 @@ impl fmt::Debug for Fault {
 struct Rule {
     call: Option<Call>,
     key: Option<String>,
+    /// The key is what keys begin with.
+    under: bool,
     fault: Fault,
     /// `None` for ever.
     times: Option<usize>,
@@ -174,6 +176,7 @@ impl SimRemote {
         self.state.lock().rules.push(Rule {
             call,
             key,
+            under: false,
             fault,
             times: Some(n),
         });
@@ -185,6 +188,7 @@ impl SimRemote {
         self.state.lock().rules.push(Rule {
             call,
             key,
+            under: false,
             fault,
             times: None,
         });
@@ -193,6 +197,18 @@ impl SimRemote {
     /// All is well again; hanging requests stay lost.
     pub fn heal(&self) {
         self.state.lock().rules.clear();
+    }
+
+    /// The next `n` requests of this kind on keys that begin with `prefix` meet `fault`; `None`:
+    /// all of them.
+    pub fn under(&self, n: Option<usize>, call: Option<Call>, prefix: &str, fault: Fault) {
+        self.state.lock().rules.push(Rule {
+            call,
+            key: Some(prefix.to_owned()),
+            under: true,
+            fault,
+            times: n,
+        });
     }
 
     /// Conditions are accepted and not looked at, as some servers do.
@@ -364,7 +380,14 @@ impl SimRemote {
 impl State {
     fn meet(&mut self, call: Call, key: &str) -> Option<Fault> {
         let at = self.rules.iter().position(|rule| {
-            rule.call.is_none_or(|c| c == call) && rule.key.as_deref().is_none_or(|k| k == key)
+            let is_on = |k: &str| {
+                if rule.under {
+                    key.starts_with(k)
+                } else {
+                    k == key
+                }
+            };
+            rule.call.is_none_or(|c| c == call) && rule.key.as_deref().is_none_or(is_on)
         })?;
         let rule = self.rules.get_mut(at)?;
         let fault = rule.fault.clone();

@@ -322,6 +322,13 @@ impl StoreRig {
         say(self.builder()).open().await
     }
 
+    /// Every upload of a pack takes five seconds from here on.
+    pub fn slow_packs(&self) {
+        use s3_writeback::testing::remote::{Call, Fault};
+        let slow = Fault::Delay(Duration::from_secs(5));
+        self.remote.under(None, Some(Call::Put), "packs/", slow);
+    }
+
     /// The bucket, looked at from outside.
     pub fn prefix(&self) -> s3_writeback::Prefix {
         s3_writeback::Prefix::new(Arc::new(self.remote.clone()))

@@ -381,6 +381,31 @@ impl S3 for Service {
         }))
     }
 
+    /// Buckets have no versions.
+    async fn get_bucket_versioning(
+        &self,
+        req: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        if !self.store.has_bucket(&req.input.bucket) {
+            return Err(StoreError::NoSuchBucket.into());
+        }
+        Ok(S3Response::new(GetBucketVersioningOutput::default()))
+    }
+
+    /// Nor locks.
+    async fn get_object_lock_configuration(
+        &self,
+        req: S3Request<GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
+        if !self.store.has_bucket(&req.input.bucket) {
+            return Err(StoreError::NoSuchBucket.into());
+        }
+        Err(s3_error!(
+            ObjectLockConfigurationNotFoundError,
+            "objects are not locked"
+        ))
+    }
+
     async fn get_bucket_location(
         &self,
         req: S3Request<GetBucketLocationInput>,
