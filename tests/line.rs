@@ -251,6 +251,9 @@ fn e14_what_is_cut_off_behind_a_line_is_in_it_and_in_no_later_one() {
             fill(&other, index, 2).await;
         }
         checkpoint(&store).await;
+        // Two are captured, and two will have to be set aside.
+        fill(&file, 2, 1).await;
+        fill(&other, 0, 2).await;
         fill(&file, 3, 3).await;
         fill(&other, 1, 4).await;
         rig.slow_packs();
@@ -282,6 +285,39 @@ fn e14_what_is_cut_off_behind_a_line_is_in_it_and_in_no_later_one() {
             "old bytes are back"
         );
     });
+}
+
+/// The same where nothing else of the page changed that what was cut off is in.
+#[test]
+fn e14_a_page_all_of_whose_parts_were_cut_off_is_in_no_later_checkpoint() {
+    for crashes in [false, true] {
+        paused(async {
+            let rig = StoreRig::owner(32);
+            let mut store = rig.open().await;
+            let file = store.create(FILE, PARTS_OF).await.expect("creates");
+            fill(&file, 0, 1).await;
+            fill(&file, 1500, 2).await;
+            fill(&file, 1501, 2).await;
+            checkpoint(&store).await;
+            file.set_len(1501 * PART as u64).await.expect("cuts");
+            file.set_len(PART as u64).await.expect("cuts");
+            file.set_len(1502 * PART as u64).await.expect("grows");
+            if crashes {
+                drop((store, file));
+                rig.fs.crash(1);
+                store = rig.open().await;
+            }
+            checkpoint(&store).await;
+            let there = rig.restored(Restore::latest()).await;
+            let file = there.file(FILE).expect("is there");
+            assert_eq!(file.len(), 1502 * PART as u64);
+            assert_eq!(read(&file, 0, PART).await.expect("reads"), [1; PART]);
+            for index in [1500, 1501] {
+                let bytes = read(&file, index * PART, PART).await.expect("reads");
+                assert_eq!(bytes, [0; PART], "old bytes are back");
+            }
+        });
+    }
 }
 
 /// What was cut off in one life is in no checkpoint of the next; nor is a file that was dropped.

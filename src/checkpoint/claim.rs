@@ -176,7 +176,7 @@ impl Checkpointer {
                 () = tokio::time::sleep(every) => (),
                 () = self.look.notified() => (),
                 // Its sequences are used up.
-                () = self.parts.epochs.wanted(), if self.epoch().is_some() => self.epoch_over(),
+                () = self.parts.epochs.spent(), if self.epoch().is_some() => self.epoch_over(),
                 () = self.requests.stop.cancelled() => return,
             }
             if let Some(epoch) = self.epoch() {
@@ -201,7 +201,19 @@ impl Checkpointer {
         }
     }
 
-    pub(super) async fn fence_by(self: &Arc<Self>, ours: u64, head: &Head) -> Error {
+    /// Whether `head` is ours still; where it is another's, the store is fenced.
+    pub(super) async fn check_owner(self: &Arc<Self>, head: &Head) -> Result<()> {
+        if !self.is_fencing() {
+            return Ok(());
+        }
+        match self.epoch() {
+            None => Err(Error::Unclaimed),
+            Some(ours) if ours == head.epoch => Ok(()),
+            Some(ours) => Err(self.fence_by(ours, head).await),
+        }
+    }
+
+    async fn fence_by(self: &Arc<Self>, ours: u64, head: &Head) -> Error {
         let error = Error::Fenced {
             ours,
             theirs: head.epoch,

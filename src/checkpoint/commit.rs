@@ -132,9 +132,27 @@ impl Checkpointer {
             turn.known = head::read(&self.requests, until).await?;
         }
         let latest = turn.known.as_ref().and_then(|found| found.head.latest());
+        if !self.is_fencing() {
+            self.follows(latest).await?;
+        }
         let number = latest.map_or(0, |listed| listed.number).max(turn.tried) + 1;
         turn.tried = number;
         Ok(number)
+    }
+
+    /// Where nobody claims, whether this directory follows the latest checkpoint is looked at before
+    /// each.
+    async fn follows(&self, latest: Option<&Listed>) -> Result<()> {
+        let mut head = Head::default();
+        head.checkpoints.extend(latest.cloned());
+        let base = self.stands.now().turn(Some(&head), true)?.base;
+        if base != self.stands.now().base {
+            let journal = &self.parts.queue().journal;
+            self.stands
+                .change(journal, |stand| stand.base = base)
+                .await?;
+        }
+        Ok(())
     }
 
     /// What the engine wants to find with it: asked for just before the line is drawn, so that
@@ -317,12 +335,13 @@ impl Checkpointer {
             let mut head = found
                 .as_ref()
                 .map_or_else(Head::default, |f| f.head.clone());
-            if self.is_fencing() && Some(head.epoch) != self.epoch() {
-                let ours = of.base.listed.epoch;
-                return Err(self.fence_by(ours, &head).await);
-            }
+            self.check_owner(&head).await?;
             let number = of.base.listed.number;
             head.write_id = of.base.listed.write_id;
+            if !self.is_fencing() {
+                // Nobody owns it: who looks for garbage from outside is to know.
+                head.epoch = 0;
+            }
             head.checkpoints.push(of.base.listed.clone());
             self.retire(&mut head);
             let mut change = Change::new(head, found.as_ref(), self.is_fencing());

@@ -428,10 +428,7 @@ impl Checkpointer {
             let Some(found) = head::read(&self.requests, until).await? else {
                 return Ok((Head::default(), 0));
             };
-            if self.is_fencing() && Some(found.head.epoch) != self.epoch() {
-                let ours = self.epoch().unwrap_or(0);
-                return Err(self.fence_by(ours, &found.head).await);
-            }
+            self.check_owner(&found.head).await?;
             let mut head = found.head.clone();
             let retired = self.retire(&mut head).len() as u64;
             turn.known = Some(found.clone());

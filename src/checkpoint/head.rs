@@ -128,20 +128,23 @@ impl Change {
     pub(crate) async fn send(&mut self, requests: &Requests, until: Instant) -> Changed {
         let mut failures = 0;
         loop {
+            if requests.stop.is_cancelled() {
+                return self.open(RemoteError::transient("PutObject").with_message("shut down"));
+            }
             let put = request(
                 KEY,
                 &self.body,
                 self.condition.clone(),
                 Some(self.head.write_id),
             );
+            // From here on it may be carried out, whenever this is left.
             let before = std::mem::replace(&mut self.sent, true);
             let answer = tokio::select! {
                 biased;
-                () = requests.stop.cancelled() => {
-                    self.sent = before;
-                    return self.open(RemoteError::transient("PutObject").with_message("shut down"));
-                }
                 answer = requests.remote.put(put) => answer,
+                () = requests.stop.cancelled() => {
+                    return Changed::Unknown(RemoteError::lost("PutObject").with_message("shut down"));
+                }
                 () = tokio::time::sleep_until(until) => {
                     return Changed::Unknown(RemoteError::timed_out("PutObject"));
                 }

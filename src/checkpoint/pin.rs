@@ -260,6 +260,48 @@ impl ReadOnly {
     }
 }
 
+/// A pin that somebody has while he reads, however long that takes.
+pub(crate) struct Held<'a> {
+    requests: &'a Requests,
+    key: String,
+}
+
+impl<'a> Held<'a> {
+    /// Pins a checkpoint that is to be read until `until`.
+    pub(crate) async fn take(
+        requests: &'a Requests,
+        number: Option<u64>,
+        until: Instant,
+    ) -> Result<(Self, Listed)> {
+        let listed = choose(requests, number, until).await?;
+        let key = format!("pins/{:016x}", requests.random.u64());
+        let ttl = until.saturating_duration_since(Instant::now()) + SLACK;
+        put_pin(requests, &key, &listed, ttl, until).await?;
+        let held = Self { requests, key };
+        // Whoever took it off the list before looks for pins after.
+        match choose(requests, Some(listed.number), until).await {
+            Ok(again) if again == listed => Ok((held, listed)),
+            Ok(_) => {
+                held.give_back(until).await;
+                Err(Error::HeadChanged)
+            }
+            Err(error) => {
+                held.give_back(until).await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn give_back(self, until: Instant) {
+        if let Err(error) = self.requests.delete(&self.key, until).await {
+            tracing::debug!(%error, pin = %self.key, "stays until it expires");
+        }
+    }
+}
+
+/// Clocks differ.
+const SLACK: Duration = Duration::from_secs(600);
+
 async fn put_pin(
     requests: &Requests,
     key: &str,

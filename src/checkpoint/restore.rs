@@ -31,7 +31,7 @@ use super::Checkpoint;
 use super::frame::Object;
 use super::head::Listed;
 use super::manifest::{FileEntry, Manifest};
-use super::pin::choose;
+use super::pin::Held;
 use super::reader::{self, Reader};
 use super::request::Requests;
 use super::stand::{Base, Stand, Stands};
@@ -138,6 +138,8 @@ pub(crate) struct Target {
     pub io: Io,
     pub dir: PathBuf,
     pub options: JournalOptions,
+    /// Of the store that will be opened on it.
+    pub max_part_bytes: u64,
     pub until: Instant,
 }
 
@@ -241,10 +243,33 @@ impl Target {
         what: &Restore,
         run: impl FnOnce(Journal),
     ) -> Result<Restored> {
-        let listed = choose(&self.requests, what.checkpoint, self.until).await?;
+        let (pin, listed) = Held::take(&self.requests, what.checkpoint, self.until).await?;
+        let restored = self.restore_listed(what, listed, run).await;
+        pin.give_back(self.until).await;
+        restored
+    }
+
+    async fn restore_listed(
+        &self,
+        what: &Restore,
+        listed: Listed,
+        run: impl FnOnce(Journal),
+    ) -> Result<Restored> {
         let manifest = reader::manifest(&self.requests, &listed, self.until).await?;
         let reader = Reader::new(self.requests.clone(), manifest.epochs.clone(), self.until);
         let files = reader.files(manifest.tree).await?;
+        for file in &files {
+            if u64::from(file.part_bytes) > self.max_part_bytes {
+                return Err(Error::InvalidInput {
+                    what: "part size",
+                    value: format!("{} bytes, of file {}", file.part_bytes, FileId(file.id)),
+                    limit: format!(
+                        "a store of this configuration has parts of at most {}",
+                        self.max_part_bytes
+                    ),
+                });
+            }
+        }
         let mark = Mark {
             listed: listed.clone(),
         };

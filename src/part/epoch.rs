@@ -123,9 +123,15 @@ impl Epochs {
         Ok(journal.wait_durable(location).await?)
     }
 
-    /// Waits until a new epoch has to be claimed.
-    pub(crate) async fn wanted(&self) {
-        self.wanted.notified().await;
+    /// Waits until the sequences of ours are used up, and a new one has to be claimed.
+    pub(crate) async fn spent(&self) {
+        loop {
+            self.wanted.notified().await;
+            // Who asked may have done so before there was one.
+            if self.next.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
     }
 
     fn begin(&self, name: u64, journal: &Journal) -> Result<Location> {

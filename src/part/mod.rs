@@ -466,7 +466,7 @@ impl Parts {
             .collect();
         format!(
             "waiting for locks: {waits:#?}; loading: {loads:?}; cache: {} of {} bytes, {} wait; \
-             dirty: {} of {} bytes, {} wait; failing: {:?}",
+             dirty: {} of {} bytes, {} wait; failing: {:?}; line: {:?} images owed; fenced: {:?}",
             self.cache.used().0,
             self.cache.limit(),
             self.cache.waiting().len(),
@@ -474,6 +474,8 @@ impl Parts {
             self.dirty.limit(),
             self.dirty.waiting().len(),
             self.flusher.failing(8),
+            self.line.open().map(|line| line.owed()),
+            self.fenced.get().map(ToString::to_string),
         )
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::pin::{OpenReader, choose};
+use crate::checkpoint::pin::{Held, OpenReader};
 use crate::checkpoint::request::Requests;
 use crate::checkpoint::restore::Target;
 use crate::checkpoint::{GcReport, ReadOnly, Restore, Restored, VerifyReport, gc, head, verify};
@@ -142,8 +142,10 @@ impl Prefix {
     /// or damaged are in the report.
     pub fn verify(&self, checkpoint: Option<u64>) -> Op<VerifyReport> {
         self.op(move |requests, until, _| async move {
-            let listed = choose(&requests, checkpoint, until).await?;
-            verify::verify(&requests, &listed, until).await
+            let (pin, listed) = Held::take(&requests, checkpoint, until).await?;
+            let report = verify::verify(&requests, &listed, until).await;
+            pin.give_back(until).await;
+            report
         })
     }
 
@@ -191,6 +193,7 @@ impl Prefix {
         if let Err(errors) = config.validate() {
             return Op::ready(Err(errors.into()));
         }
+        let max_part_bytes = config.max_part_bytes();
         let (fs, io, config) = (Arc::clone(&self.fs), self.io.clone(), config.queue.clone());
         self.op(move |requests, until, runtime| async move {
             let io = io.unwrap_or_else(|| runtime.io(config.io_threads));
@@ -203,6 +206,7 @@ impl Prefix {
                 io,
                 dir: config.dir.clone(),
                 options,
+                max_part_bytes,
                 until,
             };
             let on = Arc::clone(&runtime);

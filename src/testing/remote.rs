@@ -257,6 +257,13 @@ impl SimRemote {
             .map(|object| object.body.clone())
     }
 
+    /// Bytes of all objects.
+    #[must_use]
+    pub fn total_bytes(&self) -> usize {
+        let state = self.state.lock();
+        state.objects.values().map(|object| object.body.len()).sum()
+    }
+
     /// All keys.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
