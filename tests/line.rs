@@ -711,6 +711,59 @@ fn e20_a_backlog_above_the_limits_keeps_no_checkpoint_back() {
     });
 }
 
+/// A part is cut off while its image, which the line has, waits for a slot: nobody else has a use
+/// for it, and it goes up all the same.
+#[test]
+fn e14_an_image_that_only_the_line_needs_goes_up() {
+    paused(async {
+        let rig = StoreRig::with(32, |config| {
+            config.fencing = s3_writeback::Fencing::On;
+            config.pack_bytes = PART as u64;
+            config.queue.workers = 1;
+        });
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        for index in 0..6 {
+            fill(&file, index, 1).await;
+        }
+        rig.slow_packs();
+        let made = drawn(&store).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        file.set_len(PART as u64).await.expect("cuts");
+        made.await.expect("ends").expect("is committed");
+        let there = rig.restored(Restore::latest()).await;
+        assert_eq!(contents(&there, 1).await, vec![1; 6 * PART]);
+    });
+}
+
+/// Every slot but one is with foreground work that S3 does not answer: that one is enough.
+#[test]
+fn a_checkpoint_has_a_slot_that_nothing_else_has() {
+    paused(async {
+        let rig = StoreRig::with(32, |config| {
+            config.fencing = s3_writeback::Fencing::On;
+            config.queue.workers = 1;
+            config.queue.attempt_floor = Duration::from_secs(3600);
+            config.checkpoint_within = Duration::from_secs(600);
+        });
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        rig.remote.under(None, Some(Call::Put), "log/", Fault::Hang);
+        let options = s3_writeback::Options::default();
+        let receipt = store.queue().submit("log/1", vec![1_u8; 10], options).await;
+        receipt
+            .expect("is admitted")
+            .durable()
+            .await
+            .expect("is durable");
+        rig.remote
+            .wait_for(|remote| remote.in_flight().0 == 1)
+            .await;
+        checkpoint(&store).await;
+    });
+}
+
 /// With the queue full of foreground work, every part lock held by lockers that sleep, and half of
 /// the requests failing, a checkpoint commits; so does the last one, at shutdown.
 #[test]
