@@ -30,6 +30,7 @@ use crate::sync::Mutex;
 use crate::worker::Workers;
 
 pub use open::Builder;
+pub(crate) use open::journal_options;
 
 /// A bounded, durable queue of uploads.
 ///

@@ -271,7 +271,12 @@ async fn look(server: &S3Server) -> (u64, u64) {
         .open()
         .await;
     let store = opened.expect("opens");
-    let file = store.file(FILE).expect("is there");
+    let Ok(file) = store.file(FILE) else {
+        panic!(
+            "the file is not in it: {restored:?}, {report:?}, {:?}",
+            store.files()
+        );
+    };
     let mut counts = Vec::new();
     for index in 0..file.len() / u64::from(PART) {
         let mut bytes = [0; 8];
@@ -318,7 +323,10 @@ async fn the_latest_checkpoint_restores_whenever_the_process_is_killed() {
         if came.is_err() {
             child.kill().await.expect("is killed");
             let output = child.wait_with_output().await.expect("ends");
-            panic!("{what}: {}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stdout);
+            let said: Vec<&str> = said.lines().rev().take(20).collect();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            panic!("{what}: {errors}{said:#?}");
         }
         child.start_kill().expect("is killed");
         let last = timeout(DEADLINE, told(&mut child)).await.expect("ends");

@@ -320,6 +320,38 @@ fn e14_a_page_all_of_whose_parts_were_cut_off_is_in_no_later_checkpoint() {
     }
 }
 
+/// The same in a directory that was restored, whose headers no record has.
+#[test]
+fn e14_what_is_cut_off_of_a_restored_file_is_in_no_later_checkpoint() {
+    paused(async {
+        let rig = StoreRig::owner(32);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        fill(&file, 1500, 2).await;
+        checkpoint(&store).await;
+        let there = rig.elsewhere();
+        let restored = there
+            .prefix()
+            .restore(&there.config, Restore::latest())
+            .await;
+        restored.expect("is restored");
+        let opened = there.open_as(s3_writeback::StoreBuilder::take_over).await;
+        let store = opened.expect("opens");
+        let file = store.file(FILE).expect("is there");
+        file.set_len(PART as u64).await.expect("cuts");
+        file.set_len(1501 * PART as u64).await.expect("grows");
+        drop((store, file));
+        there.fs.crash(1);
+        let store = there.open().await;
+        checkpoint(&store).await;
+        let again = there.restored(Restore::latest()).await;
+        let file = again.file(FILE).expect("is there");
+        let bytes = read(&file, 1500 * PART, PART).await.expect("reads");
+        assert_eq!(bytes, [0; PART], "old bytes are back");
+    });
+}
+
 /// What was cut off in one life is in no checkpoint of the next; nor is a file that was dropped.
 #[test]
 fn e14_what_was_cut_off_or_dropped_before_a_crash_is_in_no_checkpoint_after_it() {
@@ -494,6 +526,45 @@ fn e18_what_is_written_through_a_hold_is_in_the_last_checkpoint() {
     });
 }
 
+/// Who does not let go of a hold in time writes no more: not even through it.
+#[test]
+fn e18_writing_ends_for_everyone_when_the_last_line_is_drawn() {
+    paused(async {
+        let rig = StoreRig::with(8, |config| {
+            config.fencing = s3_writeback::Fencing::On;
+            config.checkpoint_at_shutdown = true;
+        });
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        fill(&file, 1, 1).await;
+        let hold = store.queue().hold("late").expect("a hold");
+        let through = store.locker_through(&hold, "late").expect("a locker");
+        let guard = file
+            .lock(0, Mode::Exclusive, &through)
+            .await
+            .expect("locks");
+        rig.slow_packs();
+        let on = store.clone();
+        let shutdown = store.shutdown().within(Duration::from_secs(40));
+        let shutdown = spawn(shutdown.into_future());
+        while on.queue().snapshot().phase < s3_writeback::Phase::Checkpointing {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let error = guard.write_at(&[2; PART], 0).await.expect_err("is refused");
+        assert!(matches!(error, Error::ShuttingDown { .. }), "{error}");
+        assert_eq!(
+            on.queue().snapshot().phase,
+            s3_writeback::Phase::Checkpointing
+        );
+        let report = shutdown.await.expect("ends").expect("shuts down");
+        assert_eq!(report.checkpoint, Some(1), "{report:?}");
+        assert_eq!(report.late_holds.len(), 1, "{report:?}");
+        drop(guard);
+        drop((through, hold));
+    });
+}
+
 /// One image of a pack of 2,000 is refused for good: 1,999 are in S3, one part is failing and
 /// named, and the checkpoint says so at once.
 #[test]
@@ -609,8 +680,15 @@ fn e5_what_a_committed_checkpoint_has_is_here_after_a_power_cut() {
             fill(&file, 0, 1).await;
             file.sync().await.expect("syncs");
             file.write_at(&[2; 100], 0).await.expect("writes");
-            checkpoint(&store).await;
+            // Written to before the image is there, the part stays what is here; and the next
+            // image of it does not get there before the crash.
+            let slow = Fault::Delay(Duration::from_secs(5));
+            rig.remote.under(Some(1), Some(Call::Put), "packs/", slow);
+            rig.remote
+                .under(Some(1), Some(Call::Put), "packs/", Fault::Hang);
+            let made = drawn(&store).await;
             file.write_at(&[3; 100], 200).await.expect("writes");
+            made.await.expect("ends").expect("is committed");
             rig.fs.crash(seed);
             drop((store, file));
             let store = rig.open().await;

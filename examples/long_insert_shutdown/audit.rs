@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use futures::stream::{self, StreamExt as _};
-use s3_writeback::{File, PartStore, Prefix, Restore};
+use s3_writeback::{Error, File, PartStore, Prefix, Restore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ pub async fn audit(
         false => 0,
     };
     let token = CancellationToken::new();
-    let store = life::open_store(cli, world, dir, &token, restored).await?;
+    let store = life::open_store(cli, world, dir, &token, restored || cli.resume).await?;
     let shape = cli.shape();
     let (file, _) = heap::open_file(&store, &shape).await?;
     let mut check = Check {
@@ -77,9 +77,16 @@ async fn restore(cli: &Cli, world: &World, dir: &Path) -> Result<u64, Failure> {
     let started = Instant::now();
     let prefix = Prefix::new(world.remote().await?);
     let config = cli.store_config(store);
-    prefix
-        .restore(&config, Restore::latest().with_bytes())
-        .await?;
+    let restored = prefix.restore(&config, Restore::latest().with_bytes());
+    match restored.await {
+        Ok(_) => {}
+        // Which rows are lost is found out when they are read.
+        Err(error @ (Error::ObjectMissing { .. } | Error::ObjectDamaged { .. })) => {
+            tracing::error!(%error, "not all of it is there");
+            prefix.restore(&config, Restore::latest()).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 

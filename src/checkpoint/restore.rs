@@ -290,7 +290,13 @@ impl Target {
             .fill(what, &journal, &reader, &manifest, files, &mut restored)
             .await;
         let stood = match made {
-            Ok(last) => self.stand(&journal, listed, &manifest, last).await,
+            Ok(last) => {
+                // All of it, before anything says that it is there.
+                match journal.flush().await {
+                    Ok(()) => self.stand(&journal, listed, &manifest, last).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
             Err(error) => Err(error),
         };
         let sealed = journal.seal().await;

@@ -14,7 +14,6 @@ use crate::checkpoint::restore::Target;
 use crate::checkpoint::{GcReport, ReadOnly, Restore, Restored, VerifyReport, gc, head, verify};
 use crate::error::{Error, Result};
 use crate::io::Io;
-use crate::journal::JournalOptions;
 use crate::journal::fs::{Fs, OsFs};
 use crate::op::Op;
 use crate::part::config::StoreConfig;
@@ -23,6 +22,7 @@ use crate::remote::Remote;
 use crate::remote::deadline::{DEFAULT_MIN_RATE, MIN_ATTEMPT};
 use crate::remote::timed::Timed;
 use crate::runtime::{RunOn, Runtime};
+use crate::upload_queue::journal_options;
 
 use super::checkpoints::ListedCheckpoint;
 
@@ -197,15 +197,12 @@ impl Prefix {
         let (fs, io, config) = (Arc::clone(&self.fs), self.io.clone(), config.queue.clone());
         self.op(move |requests, until, runtime| async move {
             let io = io.unwrap_or_else(|| runtime.io(config.io_threads));
-            let mut options = JournalOptions::new(&config.dir);
-            options.segment_bytes = config.segment_bytes.into();
-            options.inline_bytes = config.inline_bytes.into();
             let target = Target {
                 requests,
                 fs,
                 io,
                 dir: config.dir.clone(),
-                options,
+                options: journal_options(&config),
                 max_part_bytes,
                 until,
             };

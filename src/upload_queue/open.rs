@@ -346,15 +346,8 @@ async fn open_parts(
     Ok((parts, stands, recovered))
 }
 
-/// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
-/// this very process that was cancelled, or the process before this one): it is waited for.
-async fn open_journal(
-    config: &Config,
-    fs: &Arc<dyn Fs>,
-    io: &Io,
-    driver: &Driver,
-    clock: WallClock,
-) -> Result<(Journal, Recovered)> {
+/// How the journal of a directory is opened.
+pub(crate) fn journal_options(config: &Config) -> JournalOptions {
     let mut options = JournalOptions::new(&config.dir);
     options.segment_bytes = config.segment_bytes.into();
     options.inline_bytes = config.inline_bytes.into();
@@ -364,6 +357,19 @@ async fn open_journal(
         .saturating_add(config.checkpoint_disk_bytes())
         .saturating_add(HEADER_DISK_BYTES);
     options.on_damage = config.on_damage;
+    options
+}
+
+/// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
+/// this very process that was cancelled, or the process before this one): it is waited for.
+async fn open_journal(
+    config: &Config,
+    fs: &Arc<dyn Fs>,
+    io: &Io,
+    driver: &Driver,
+    clock: WallClock,
+) -> Result<(Journal, Recovered)> {
+    let mut options = journal_options(config);
     // Segment ids must not repeat from one open to the next.
     let now = unix_nanos(clock);
     options.seed = config.seed.map(|seed| seed ^ now);

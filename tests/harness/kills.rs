@@ -52,16 +52,17 @@ impl Moment {
             (2, _) => Self::Effect(put),
             (3, _) => Self::Hanging(put),
             (_, Engine::Log) => Self::Shutdown,
-            (_, Engine::Page) => match random.random_range(0..4) {
-                0 => Self::Phase("draining"),
-                1 => Self::Phase("sealing"),
-                _ => Self::Get(random.random_range(1..200)),
+            (_, Engine::Page) => match random.random_range(0..6) {
+                0 => Self::Phase("checkpointing"),
+                1 => Self::Phase("draining"),
+                2 => Self::Phase("sealing"),
+                _ => Self::Get(random.random_range(1..60)),
             },
         }
     }
 
     /// What the server has to do to make this moment last.
-    fn prepare(self, server: &S3Server) {
+    fn prepare(self, server: &S3Server, engine: Engine) {
         let rule = match self {
             Self::Bytes(_) | Self::Shutdown | Self::Phase(_) => return,
             Self::Get(n) => {
@@ -73,7 +74,12 @@ impl Moment {
             Self::Effect(n) => FaultRule::hang().after_effect().skip(n - 1).once(),
             Self::Hanging(n) => FaultRule::hang().skip(n - 1),
         };
-        server.faults().add(rule.on(Operation::PutObject));
+        let rule = rule.on(Operation::PutObject);
+        server.faults().add(match engine {
+            Engine::Log => rule,
+            // Not the first requests, which claim the prefix: there are no rows before them.
+            Engine::Page => rule.prefix(&format!("{PREFIX}/packs/")),
+        });
     }
 
     fn has_come(self, prefix: &str, counters: &Counters) -> bool {
@@ -94,6 +100,8 @@ impl Moment {
 
 /// A log small enough to be everywhere at once.
 const LOG: &[&str] = &[
+    "--engine",
+    "log",
     "--segment-bytes",
     "20000",
     "--queue-tasks",
@@ -113,6 +121,8 @@ const PAGE: &[&str] = &[
     "16",
     "--page-bytes",
     "4096",
+    "--checkpoint-every",
+    "0.2",
 ];
 
 /// Starts the harness in `dir`.
@@ -208,7 +218,7 @@ async fn kill_again_and_again(engine: Engine) {
         let what = format!("{engine:?}, seed {seed}, kill {kill}: {moment:?}, then again: {again}");
         let dir = tempfile::tempdir().unwrap();
         let server = server().await;
-        moment.prepare(&server);
+        moment.prepare(&server, engine);
         let mut child = start(&server, dir.path(), engine, false);
         if let Moment::Phase(wanted) = moment {
             phase(&mut child, wanted).await;

@@ -14,7 +14,15 @@ const WIDE: &[&str] = &[];
 const NARROW: &[&str] = &["--workers", "1", "--queue-tasks", "1"];
 
 async fn insert(more: &[&str], width: &[&str]) -> Value {
-    let mut arguments = vec!["--seconds", "2", "--segment-bytes", "262144", "--json"];
+    let mut arguments = vec![
+        "--engine",
+        "log",
+        "--seconds",
+        "2",
+        "--segment-bytes",
+        "262144",
+        "--json",
+    ];
     arguments.extend_from_slice(more);
     arguments.extend_from_slice(width);
     let json = run(&arguments).await.good();
@@ -101,6 +109,8 @@ async fn an_interrupt_shuts_down_in_order() {
     let server = server().await;
     let endpoint = server.endpoint();
     let mut child = harness(&[
+        "--engine",
+        "log",
         "--seconds",
         "600",
         "--segment-bytes",
@@ -136,6 +146,8 @@ async fn what_is_missing_or_damaged_in_s3_is_reported_as_lost() {
     let server = server().await;
     let endpoint = server.endpoint();
     let common = [
+        "--engine",
+        "log",
         "--dir",
         &work,
         "--ack-log",
@@ -191,6 +203,8 @@ async fn bad_input_is_refused_with_what_is_wrong() {
         endpoint.as_str(),
         "--bucket",
         BUCKET,
+        "--engine",
+        "log",
         "--seconds",
         "1",
     ];
@@ -214,6 +228,8 @@ async fn bad_input_is_refused_with_what_is_wrong() {
         &endpoint,
         "--bucket",
         "nowhere",
+        "--engine",
+        "log",
         "--seconds",
         "1",
     ];
