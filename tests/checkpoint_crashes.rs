@@ -347,9 +347,10 @@ async fn the_latest_checkpoint_restores_whenever_the_process_is_killed() {
         println!("{what}: checkpoint {number}, count {count}");
         // Sometimes the machine is gone, and another goes on from the bucket; a restore that was
         // killed is finished in the same directory, or is not needed where its child was open.
-        let half = dir.join("RESTORE").exists();
-        restores = half || random.random_bool(0.3);
-        if restores && !half {
+        // One that was killed before its mark was there has nothing yet.
+        let begun = dir.join("RESTORE").exists() || !dir.join("IDENTITY").exists();
+        restores = begun || random.random_bool(0.3);
+        if restores && !begun {
             dir = parent.path().join((kill + 1).to_string());
         }
     }
