@@ -98,6 +98,9 @@ impl Cache {
     }
 }
 
+/// Parts of a page, and where their images are.
+type PageParts = Arc<BTreeMap<u32, Address>>;
+
 #[derive(Debug)]
 struct Inner {
     requests: Requests,
@@ -105,7 +108,7 @@ struct Inner {
     checkpoint: Checkpoint,
     epochs: Vec<(u32, u64)>,
     files: BTreeMap<u64, FileEntry>,
-    pages: tokio::sync::Mutex<BTreeMap<(u64, u32), Arc<BTreeMap<u32, Address>>>>,
+    pages: tokio::sync::Mutex<BTreeMap<(u64, u32), PageParts>>,
     cache: Mutex<Cache>,
     pin: String,
     ttl: Duration,
@@ -386,12 +389,7 @@ impl Inner {
         Ok(bytes)
     }
 
-    async fn page(
-        &self,
-        reader: &Reader,
-        file: &FileEntry,
-        number: u32,
-    ) -> Result<Arc<BTreeMap<u32, Address>>> {
+    async fn page(&self, reader: &Reader, file: &FileEntry, number: u32) -> Result<PageParts> {
         let mut pages = self.pages.lock().await;
         if let Some(page) = pages.get(&(file.id, number)) {
             return Ok(Arc::clone(page));

@@ -542,7 +542,7 @@ impl Shared {
         let Some(state) = image.multipart.take() else {
             return;
         };
-        for upload_id in state.to_abort() {
+        for upload_id in state.into_aborts() {
             let abort = self.remote().abort_multipart(&image.key, &upload_id);
             if let Err(error) = self.request("AbortMultipartUpload", true, 0, abort).await {
                 tracing::debug!(key = %image.key, %error, "left for who looks for garbage");

@@ -61,7 +61,7 @@ impl MultipartUploadState {
     }
 
     /// All uploads that the server may have, when no more is made of them.
-    pub(crate) fn to_abort(mut self) -> Vec<String> {
+    pub(crate) fn into_aborts(mut self) -> Vec<String> {
         self.restart(true);
         self.abandoned
     }
