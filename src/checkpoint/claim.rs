@@ -26,6 +26,8 @@ use super::stand::Turn;
 
 /// What the probe may take of the time that a claim has.
 const PROBE: Duration = Duration::from_secs(20);
+/// Between two tries where S3 does not answer.
+const SOON: Duration = Duration::from_secs(1);
 
 impl Checkpointer {
     /// Finds out whether the endpoint can be trusted with `head`.
@@ -154,14 +156,14 @@ impl Checkpointer {
     /// Claims as long as nobody did, and looks now and then whether another has since; until the
     /// store stops.
     pub(crate) async fn keep_claim(self: Arc<Self>) {
+        let mut seen = true;
         loop {
             if self.parts.fenced().is_some() || self.requests.stop.is_cancelled() {
                 return;
             }
             if self.epoch().is_none() {
-                let until = Instant::now() + self.config.claim_within;
-                match self.claim(until).await {
-                    Ok(()) => {}
+                match self.claim(Instant::now() + self.a_try()).await {
+                    Ok(()) => seen = true,
                     Err(error @ (Error::Diverged { .. } | Error::TakeOverNeeded { .. })) => {
                         return self.fence(error).await;
                     }
@@ -169,35 +171,51 @@ impl Checkpointer {
                 }
             }
             let every = match self.epoch() {
-                Some(_) => self.config.look_at_head,
-                None => Duration::from_secs(1),
+                Some(_) if seen => self.config.look_at_head,
+                // S3 did not answer: whoever was fenced meanwhile is to stop soon after it does.
+                _ => SOON.min(self.config.look_at_head),
             };
             tokio::select! {
                 () = tokio::time::sleep(every) => (),
                 () = self.look.notified() => (),
-                // Its sequences are used up.
-                () = self.parts.epochs.wanted(), if self.epoch().is_some() => self.epoch_over(),
+                () = self.parts.epochs.wanted(), if self.epoch().is_some() => {
+                    // Its sequences are used up; or somebody wanted one before there was one.
+                    if self.parts.epochs.current().is_none() {
+                        self.epoch_over();
+                    }
+                }
                 () = self.requests.stop.cancelled() => return,
             }
             if let Some(epoch) = self.epoch() {
-                self.look_at_head(epoch).await;
+                seen = self.look_at_head(epoch).await;
             }
         }
     }
 
-    /// Looks whether `head` still has our epoch.
-    async fn look_at_head(self: &Arc<Self>, epoch: u64) {
-        let until = Instant::now() + self.config.claim_within;
+    /// How long is waited for S3 before it is asked anew: back-off included, an outage that ends
+    /// is noticed within `look_at_head`.
+    fn a_try(&self) -> Duration {
+        let half = self.config.look_at_head / 2;
+        half.max(SOON).min(self.config.claim_within)
+    }
+
+    /// Looks whether `head` still has our epoch; whether it could be seen.
+    async fn look_at_head(self: &Arc<Self>, epoch: u64) -> bool {
+        let until = Instant::now() + self.a_try();
         match head::read(&self.requests, until).await {
-            Ok(Some(found)) if found.head.epoch == epoch => {}
+            Ok(Some(found)) if found.head.epoch == epoch => true,
             Ok(found) => {
                 // A claim of ours may have been made meanwhile.
                 if self.epoch() == Some(epoch) {
                     let head = found.map(|found| found.head).unwrap_or_default();
                     self.fence_by(epoch, &head).await;
                 }
+                true
             }
-            Err(error) => tracing::debug!(%error, "head cannot be looked at"),
+            Err(error) => {
+                tracing::debug!(%error, "head cannot be looked at");
+                false
+            }
         }
     }
 

@@ -279,10 +279,17 @@ impl Checkpointer {
         };
         let body = Object::Manifest.seal(&manifest).into();
         let key = manifest::key(number, epoch);
-        self.requests.put(&key, &body, until).await?;
-        for receipt in after {
-            let left = until.saturating_duration_since(Instant::now());
-            receipt.uploaded().within(left).await?;
+        let sent = async {
+            self.requests.put(&key, &body, until).await?;
+            for receipt in after {
+                let left = until.saturating_duration_since(Instant::now());
+                receipt.uploaded().within(left).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            sent = sent => sent?,
+            error = line.given_up() => return Err(error),
         }
         kept.base = Some(listed.clone());
         let pending = Pending {
@@ -317,7 +324,7 @@ impl Checkpointer {
             let mut head = found
                 .as_ref()
                 .map_or_else(Head::default, |f| f.head.clone());
-            if self.is_fencing() && Some(head.epoch) != self.epoch() {
+            if self.is_fencing() && !self.holds(&head) {
                 let ours = of.base.listed.epoch;
                 return Err(self.fence_by(ours, &head).await);
             }

@@ -332,7 +332,7 @@ impl Checkpointer {
         }
         let last = head::read(&self.requests, until).await?;
         let head = last.map_or(head, |found| found.head);
-        if self.is_fencing() && Some(head.epoch) != self.epoch() {
+        if self.is_fencing() && !self.holds(&head) {
             return Err(Error::HeadChanged);
         }
         let mut keep: BTreeSet<(u64, u64)> = BTreeSet::new();
@@ -428,8 +428,8 @@ impl Checkpointer {
             let Some(found) = head::read(&self.requests, until).await? else {
                 return Ok((Head::default(), 0));
             };
-            if self.is_fencing() && Some(found.head.epoch) != self.epoch() {
-                let ours = self.epoch().unwrap_or(0);
+            if self.is_fencing() && !self.holds(&found.head) {
+                let ours = self.stands.now().held.unwrap_or(0);
                 return Err(self.fence_by(ours, &found.head).await);
             }
             let mut head = found.head.clone();
