@@ -10,7 +10,7 @@
 //!    finds another's epoch there stops.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::remote::probe::{Capabilities, probe};
 
 use super::Checkpointer;
+use super::gc::server_now;
 use super::head::{self, Change, Changed, Head};
 use super::manifest::Stranded;
 use super::reader;
@@ -118,7 +119,15 @@ impl Checkpointer {
                     stand.base = base;
                     stand.attempt = None;
                     stand.held = Some(epoch);
-                    stand.stranded.extend(stranded);
+                    if let Some(new) = stranded {
+                        // What is over protects nothing any more, however often that was.
+                        let over = 2 * self.config.stranded_retention;
+                        let age = |old: &Stranded| new.since_ms.saturating_sub(old.since_ms);
+                        stand
+                            .stranded
+                            .retain(|old| u128::from(age(old)) <= over.as_millis());
+                        stand.stranded.push(new);
+                    }
                     stand.fenced = false;
                 })
                 .await?;
@@ -150,7 +159,13 @@ impl Checkpointer {
                 manifest.mark.unwrap_or((0, 0))
             }
         };
-        Ok(Some(Stranded { from, to: epoch }))
+        let now = server_now(&self.requests, self.requests.random.u64(), until).await?;
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Some(Stranded {
+            from,
+            to: epoch,
+            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }))
     }
 
     /// Claims as long as nobody did, and looks now and then whether another has since; until the
