@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3_writeback::{CheckpointOptions, FileId, PartStore, Restore, Role, StoreBuilder};
 
 use crate::owners::{assert_whole, other, reborn};
-use crate::support::{PART, PARTS_OF, StoreRig, contents, fill, paused, uploaded};
+use crate::support::{PART, PARTS_OF, StoreRig, contents, fill, paused, read, uploaded};
 
 const FILES: u64 = 4;
 const PARTS: u64 = 10;
@@ -37,8 +37,9 @@ struct Life {
     files: Files,
     /// What each checkpoint has.
     made: BTreeMap<u64, Files>,
-    /// Directories of those who were fenced.
-    stranded: Vec<(StoreRig, Files)>,
+    /// Directories of those who were fenced, and what is in no checkpoint of theirs: file, part, and
+    /// the byte that it is full of.
+    stranded: Vec<(StoreRig, Vec<(u64, usize, u8)>)>,
 }
 
 async fn is_so(store: &PartStore, files: &Files, what: &str) {
@@ -123,11 +124,11 @@ impl Life {
     }
 
     async fn restart(&mut self) {
+        self.store.sync_all().await.expect("is synced");
         match self.dice.below(3) {
             0 => drop(self.store.shutdown().await.expect("shuts down")),
             1 => self.rig.fs.kill(),
             _ => {
-                self.store.sync_all().await.expect("is synced");
                 let seed = self.dice.below(1000);
                 self.rig.fs.crash(seed);
             }
@@ -143,7 +144,17 @@ impl Life {
         let listed = self.rig.prefix().checkpoints().await.expect("are listed");
         let Some(latest) = listed.last() else { return };
         self.store.sync_all().await.expect("is synced");
-        let old = (self.rig.clone(), self.files.clone());
+        let made = &self.made[&latest.number];
+        let mut own = Vec::new();
+        for (id, parts) in &self.files {
+            for (index, byte) in parts.iter().enumerate() {
+                let committed = made.get(id).and_then(|parts| parts.get(index));
+                if *byte != 0 && committed != Some(byte) {
+                    own.push((*id, index, *byte));
+                }
+            }
+        }
+        let old = (self.rig.clone(), own);
         let seed = self.seed();
         self.rig = other(&self.rig, seed);
         let what = match self.dice.below(2) {
@@ -199,11 +210,15 @@ impl Life {
         for _ in 0..3 {
             self.look_for_garbage().await;
         }
-        for (rig, files) in std::mem::take(&mut self.stranded) {
+        for (rig, own) in std::mem::take(&mut self.stranded) {
             let seed = self.seed();
             let rig = reborn(&rig, seed);
             let store = rig.open_as(StoreBuilder::stranded).await.expect("opens");
-            is_so(&store, &files, "what is stranded").await;
+            for (id, index, byte) in own {
+                let file = store.file(FileId(id)).expect("is there");
+                let bytes = read(&file, index * PART, PART).await;
+                assert_eq!(bytes.expect("is read"), [byte; PART], "{id}: part {index}");
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::owners::{FILE, a_look_at_head, assert_whole, founded, objects};
 use crate::support::{PART, StoreRig, checkpoint, fill, spawn};
 
-const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_secs(600);
 
 fn one_is_kept() -> StoreRig {
     let mut rig = StoreRig::owner(16);

@@ -8,7 +8,7 @@ use s3_writeback::{Error, Restore};
 use crate::owners::{assert_whole, byte_of, founded, latest, objects, reborn, the_file};
 use crate::support::{PART, StoreRig, checkpoint, contents, fill};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const WHILE: Duration = Duration::from_secs(100);
 const TODAY: Duration = Duration::from_secs(1_800_000_000);
 
 #[tokio::test(start_paused = true)]
@@ -41,7 +41,7 @@ async fn as_many_checkpoints_are_kept_as_are_to_be_and_what_only_others_named_go
 #[tokio::test(start_paused = true)]
 async fn checkpoints_that_are_too_old_go_but_for_the_latest() {
     let mut rig = StoreRig::owner(16);
-    rig.config.retain_age = 10 * HOUR;
+    rig.config.retain_age = 10 * WHILE;
     let clock = WallClock::starting_at(TODAY);
     let store = rig.open_as(|b| b.wall_clock(clock)).await.unwrap();
     let file = store.create(crate::owners::FILE, crate::support::PARTS_OF);
@@ -49,15 +49,15 @@ async fn checkpoints_that_are_too_old_go_but_for_the_latest() {
     for byte in 1..=4 {
         fill(&file, 0, byte).await;
         checkpoint(&store).await;
-        tokio::time::sleep(4 * HOUR).await;
+        tokio::time::sleep(4 * WHILE).await;
     }
-    // 16, 12, 8 and 4 hours old.
+    // 16, 12, 8 and 4 whiles old.
     assert_eq!(store.gc().await.unwrap().retired, 1);
     assert_eq!(assert_whole(&rig).await, [3, 4]);
-    tokio::time::sleep(100 * HOUR).await;
+    tokio::time::sleep(100 * WHILE).await;
     assert_eq!(store.gc().await.unwrap().retired, 1);
     assert_eq!(assert_whole(&rig).await, [4]);
-    tokio::time::sleep(100 * HOUR).await;
+    tokio::time::sleep(100 * WHILE).await;
     store.gc().await.unwrap();
     assert_eq!(assert_whole(&rig).await, [4]);
     let restored = rig.restored(Restore::latest()).await;
@@ -68,12 +68,12 @@ async fn checkpoints_that_are_too_old_go_but_for_the_latest() {
 async fn garbage_is_looked_for_by_the_clock_too() {
     let mut rig = StoreRig::owner(16);
     rig.config.retain_checkpoints = 1;
-    rig.config.gc_every = Some(HOUR);
+    rig.config.gc_every = Some(WHILE);
     let (store, file) = founded(&rig, 1).await;
     fill(&file, 0, 2).await;
     checkpoint(&store).await;
     let before = objects(&rig.remote).len();
-    tokio::time::sleep(HOUR + Duration::from_secs(10)).await;
+    tokio::time::sleep(WHILE + Duration::from_secs(10)).await;
     assert!(objects(&rig.remote).len() < before);
     assert_eq!(assert_whole(&rig).await, [2]);
 }
