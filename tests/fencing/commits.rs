@@ -13,7 +13,7 @@ use crate::owners::{
     FILE, a_look_at_head, assert_whole, byte_of, founded, is_fenced, latest, reborn,
     restored_elsewhere, taken_over, the_file,
 };
-use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, spawn, submit};
+use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, spawn, submit, uploaded};
 
 fn lost() -> Fault {
     Fault::LostReply(RemoteError::lost("PutObject"))
@@ -282,4 +282,50 @@ async fn d8_whoever_waits_for_a_number_of_s3_is_told_at_once_when_theirs_is_ther
     assert!(is_fenced(&error), "{error}");
     assert!(is_fenced(&file.write_at(&[1], 0).await.unwrap_err()));
     assert!(theirs.check_fenced().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn d8_whoever_waits_for_a_checkpoint_that_is_past_its_line_is_told_that_the_store_is_fenced()
+{
+    // Its pages, or its manifest, do not get through; or it waits for the log before it.
+    for stage in 0..3 {
+        let rig = StoreRig::owner(16);
+        let (store, file) = founded(&rig, 1).await;
+        let there = restored_elsewhere(&rig, 8).await;
+        fill(&file, 0, 2).await;
+        uploaded(&store).await;
+        let puts = rig.remote.count(Call::Put, "");
+        let mut options = CheckpointOptions::new();
+        let at_once = Fault::Delay(Duration::ZERO);
+        match stage {
+            0 => rig.remote.always(Some(Call::Put), None, Fault::Hang),
+            1 => {
+                rig.remote.once(Some(Call::Put), None, at_once);
+                rig.remote.always(Some(Call::Put), None, Fault::Hang);
+            }
+            _ => {
+                let key = Some("log/1");
+                rig.remote.always(Some(Call::Put), key, Fault::Hang);
+                options = options.after([submit(store.queue(), "log/1", "1").await]);
+            }
+        }
+        let made = {
+            let store = store.clone();
+            spawn(async move { store.checkpoint(options).await })
+        };
+        let sent = [1, 2, 3][stage];
+        rig.remote
+            .wait_for(|remote| remote.count(Call::Put, "") >= puts + sent)
+            .await;
+        rig.remote.heal();
+        let theirs = there.open_as(StoreBuilder::take_over).await.unwrap();
+        let refusal = RemoteError::transient("PutObject");
+        rig.remote
+            .always(Some(Call::Put), None, Fault::Error(refusal));
+        a_look_at_head().await;
+        let made = tokio::time::timeout(Duration::from_secs(1), made).await;
+        let error = made.expect("is told").unwrap().unwrap_err();
+        assert!(is_fenced(&error), "stage {stage}: {error}");
+        assert!(theirs.check_fenced().is_ok());
+    }
 }
