@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use s3_writeback::remote::RemoteError;
+use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{CheckpointOptions, Error, PartStore, Restore, StoreBuilder};
 use tokio::time::Instant;
 
@@ -9,7 +11,7 @@ use crate::owners::{
     a_look_at_head, byte_of, founded, is_fenced, latest, objects, open_by, other, reborn,
     restored_elsewhere, the_file,
 };
-use crate::support::{StoreRig, checkpoint, fill};
+use crate::support::{StoreRig, checkpoint, fill, submit};
 use crate::wire::Wire;
 
 const LOOK: Duration = Duration::from_secs(10);
@@ -173,4 +175,27 @@ async fn e22_a_take_over_that_waits_for_s3_is_no_leave_to_take_over_from_whoever
     assert!(is_fenced(&store.check_fenced().unwrap_err()));
     assert!(theirs.check_fenced().is_ok());
     assert_eq!(latest(&rig).await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn e22_nothing_is_sent_before_the_prefix_is_claimed_though_s3_would_take_it() {
+    let rig = StoreRig::owner(16);
+    let (store, file) = founded(&rig, 1).await;
+    store.shutdown().await.unwrap();
+    drop((store, file));
+    let before = objects(&rig.remote);
+    // All but the claim itself would get through.
+    let refusal = RemoteError::transient("PutObject");
+    rig.remote
+        .always(Some(Call::Put), Some("head"), Fault::Error(refusal));
+    let store = reborn(&rig, 9).open().await;
+    assert_eq!(store.checkpoint_snapshot().epoch, None);
+    fill(&the_file(&store), 1, 2).await;
+    let receipt = submit(store.queue(), "log/1", "1").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(objects(&rig.remote), before);
+    rig.remote.heal();
+    tokio::time::sleep(LOOK).await;
+    receipt.uploaded().await.unwrap();
+    assert_eq!(checkpoint(&store).await.number, 2);
 }

@@ -134,6 +134,7 @@ async fn a16_whoever_is_fenced_changes_nothing_when_it_goes() {
     let before = objects(&rig.remote);
     let report = ours.shutdown().await.unwrap();
     assert_eq!((report.checkpoint, report.stranded), (None, 1));
+    assert_eq!(report.checkpoint_error, None, "there was none to make");
     assert!(report.sealed);
     assert_eq!(objects(&rig.remote), before);
     assert!(theirs.check_fenced().is_ok());
