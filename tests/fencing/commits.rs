@@ -329,3 +329,23 @@ async fn d8_whoever_waits_for_a_checkpoint_that_is_past_its_line_is_told_that_th
         assert!(theirs.check_fenced().is_ok());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn d7_a_request_on_head_that_gets_no_answer_holds_nobody_up_for_long() {
+    let rig = StoreRig::owner(16);
+    let (store, file) = founded(&rig, 1).await;
+    fill(&file, 0, 2).await;
+    rig.remote.once(Some(Call::Get), Some("head"), Fault::Hang);
+    let gets = rig.remote.count(Call::Get, "head");
+    let looks = {
+        let store = store.clone();
+        spawn(async move { store.gc().await })
+    };
+    rig.remote
+        .wait_for(|remote| remote.count(Call::Get, "head") > gets)
+        .await;
+    let made = store.checkpoint(CheckpointOptions::new());
+    let made = made.within(Duration::from_secs(30)).await;
+    assert_eq!(made.unwrap().number, 2);
+    looks.await.unwrap().unwrap();
+}

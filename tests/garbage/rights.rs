@@ -311,3 +311,51 @@ async fn e32_whoever_takes_it_back_before_the_other_has_committed_has_all_of_it(
         assert_whole(&rig).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn e13_an_owner_that_is_stopped_at_any_request_of_a_look_goes_on_committing_meanwhile() {
+    for how in [Stopped::Held, Stopped::Late] {
+        for after in 0.. {
+            let rig = small();
+            let (store, file) = founded(&rig, 1).await;
+            for byte in 2..4 {
+                fill(&file, 0, byte).await;
+                checkpoint(&store).await;
+            }
+            write_more_than_there_is_room_for(&store, 20).await;
+            let gate = stop(&rig, after, how);
+            let seen = rig.remote.seen().len();
+            let mut looks = {
+                let store = store.clone();
+                spawn(async move { store.gc().await })
+            };
+            let reached = rig
+                .remote
+                .wait_for(|remote| remote.seen().len() > seen + after);
+            tokio::select! {
+                biased;
+                () = reached => (),
+                done = &mut looks => {
+                    done.unwrap().unwrap();
+                    assert!(after > 10, "{after}");
+                    break;
+                }
+            }
+            checkpoint(&store).await;
+            write_more_than_there_is_room_for(&store, 60).await;
+            checkpoint(&store).await;
+            write_more_than_there_is_room_for(&store, 80).await;
+            gate.notify_one();
+            // A checkpoint that it was to look into may have been retired meanwhile.
+            let _looked = looks.await.unwrap();
+            rig.remote.land_late();
+            assert_whole(&rig).await;
+            assert_has(&store, 80).await;
+            let restored = rig.restored(Restore::latest()).await;
+            assert_has(&restored, 60).await;
+            store.gc().await.unwrap();
+            checkpoint(&store).await;
+            assert_whole(&rig).await;
+        }
+    }
+}

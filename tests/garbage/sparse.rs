@@ -1,9 +1,9 @@
 //! Objects of which little is needed any more.
 
-use s3_writeback::Restore;
+use s3_writeback::{FileId, Restore};
 
 use crate::owners::{FILE, assert_whole, byte_of, founded, objects, reborn, the_file};
-use crate::support::{PART, StoreRig, checkpoint, fill, uploaded};
+use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, contents, fill, uploaded};
 
 fn sparse() -> StoreRig {
     let mut rig = StoreRig::owner(128);
@@ -126,4 +126,43 @@ async fn a_part_that_is_written_while_it_is_moved_is_what_was_written() {
         assert_eq!(byte_of(&restored, index).await, byte);
     }
     assert_eq!(restored.files(), [FILE]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_with_pages_of_headers_of_which_few_are_needed_goes_too() {
+    let rig = sparse();
+    let (store, _file) = founded(&rig, 1).await;
+    let mut files = Vec::new();
+    for id in 2..40 {
+        let file = store.create(FileId(id), PARTS_OF).await.unwrap();
+        fill(&file, 0, 2).await;
+        if id == 3 {
+            // The images of these two have an object of their own, which is needed whole.
+            uploaded(&store).await;
+        }
+        files.push(file);
+    }
+    let before = rig.remote.keys();
+    checkpoint(&store).await;
+    // Pages, and the tree: no part is that small.
+    let keys = rig.remote.keys().into_iter();
+    let mut new = keys.filter(|key| key.starts_with("packs/") && !before.contains(key));
+    let pages = new.find(|key| rig.remote.object(key).unwrap().len() < 2 * PART);
+    let pages = pages.expect("an object with the pages");
+    for file in &files[2..] {
+        fill(file, 0, 3).await;
+    }
+    checkpoint(&store).await;
+    for _ in 0..3 {
+        store.gc().await.unwrap();
+        checkpoint(&store).await;
+    }
+    store.gc().await.unwrap();
+    assert!(!rig.remote.keys().contains(&pages), "it is still there");
+    assert_whole(&rig).await;
+    let restored = rig.restored(Restore::latest()).await;
+    for (at, id) in (2..40).enumerate() {
+        let byte = if at < 2 { 2 } else { 3 };
+        assert_eq!(contents(&restored, id).await, [byte; PART], "file {id}");
+    }
 }
