@@ -10,7 +10,7 @@
 //!    finds another's epoch there stops.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::remote::probe::{Capabilities, probe};
 
 use super::Checkpointer;
+use super::gc::server_now;
 use super::head::{self, Change, Changed, Head};
 use super::manifest::Stranded;
 use super::reader;
@@ -26,6 +27,8 @@ use super::stand::Turn;
 
 /// What the probe may take of the time that a claim has.
 const PROBE: Duration = Duration::from_secs(20);
+/// Between two tries where S3 does not answer.
+const SOON: Duration = Duration::from_secs(1);
 
 impl Checkpointer {
     /// Finds out whether the endpoint can be trusted with `head`.
@@ -116,7 +119,15 @@ impl Checkpointer {
                     stand.base = base;
                     stand.attempt = None;
                     stand.held = Some(epoch);
-                    stand.stranded.extend(stranded);
+                    if let Some(new) = stranded {
+                        // What is over protects nothing any more, however often that was.
+                        let over = 2 * self.config.stranded_retention;
+                        let age = |old: &Stranded| new.since_ms.saturating_sub(old.since_ms);
+                        stand
+                            .stranded
+                            .retain(|old| u128::from(age(old)) <= over.as_millis());
+                        stand.stranded.push(new);
+                    }
                     stand.fenced = false;
                 })
                 .await?;
@@ -148,20 +159,26 @@ impl Checkpointer {
                 manifest.mark.unwrap_or((0, 0))
             }
         };
-        Ok(Some(Stranded { from, to: epoch }))
+        let now = server_now(&self.requests, self.requests.random.u64(), until).await?;
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Some(Stranded {
+            from,
+            to: epoch,
+            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }))
     }
 
     /// Claims as long as nobody did, and looks now and then whether another has since; until the
     /// store stops.
     pub(crate) async fn keep_claim(self: Arc<Self>) {
+        let mut seen = true;
         loop {
             if self.parts.fenced().is_some() || self.requests.stop.is_cancelled() {
                 return;
             }
             if self.epoch().is_none() {
-                let until = Instant::now() + self.config.claim_within;
-                match self.claim(until).await {
-                    Ok(()) => {}
+                match self.claim(Instant::now() + self.a_try()).await {
+                    Ok(()) => seen = true,
                     Err(error @ (Error::Diverged { .. } | Error::TakeOverNeeded { .. })) => {
                         return self.fence(error).await;
                     }
@@ -169,8 +186,9 @@ impl Checkpointer {
                 }
             }
             let every = match self.epoch() {
-                Some(_) => self.config.look_at_head,
-                None => Duration::from_secs(1),
+                Some(_) if seen => self.config.look_at_head,
+                // S3 did not answer: whoever was fenced meanwhile is to stop soon after it does.
+                _ => SOON.min(self.config.look_at_head),
             };
             tokio::select! {
                 () = tokio::time::sleep(every) => (),
@@ -180,24 +198,35 @@ impl Checkpointer {
                 () = self.requests.stop.cancelled() => return,
             }
             if let Some(epoch) = self.epoch() {
-                self.look_at_head(epoch).await;
+                seen = self.look_at_head(epoch).await;
             }
         }
     }
 
-    /// Looks whether `head` still has our epoch.
-    async fn look_at_head(self: &Arc<Self>, epoch: u64) {
-        let until = Instant::now() + self.config.claim_within;
+    /// How long is waited for S3 before it is asked anew: back-off included, an outage that ends
+    /// is noticed within `look_at_head`.
+    fn a_try(&self) -> Duration {
+        let half = self.config.look_at_head / 2;
+        half.max(SOON).min(self.config.claim_within)
+    }
+
+    /// Looks whether `head` still has our epoch; whether it could be seen.
+    async fn look_at_head(self: &Arc<Self>, epoch: u64) -> bool {
+        let until = Instant::now() + self.a_try();
         match head::read(&self.requests, until).await {
-            Ok(Some(found)) if found.head.epoch == epoch => {}
+            Ok(Some(found)) if found.head.epoch == epoch => true,
             Ok(found) => {
                 // A claim of ours may have been made meanwhile.
                 if self.epoch() == Some(epoch) {
                     let head = found.map(|found| found.head).unwrap_or_default();
                     self.fence_by(epoch, &head).await;
                 }
+                true
             }
-            Err(error) => tracing::debug!(%error, "head cannot be looked at"),
+            Err(error) => {
+                tracing::debug!(%error, "head cannot be looked at");
+                false
+            }
         }
     }
 
@@ -206,11 +235,11 @@ impl Checkpointer {
         if !self.is_fencing() {
             return Ok(());
         }
-        match self.epoch() {
-            None => Err(Error::Unclaimed),
-            Some(ours) if ours == head.epoch => Ok(()),
-            Some(ours) => Err(self.fence_by(ours, head).await),
+        if self.holds(head) {
+            return Ok(());
         }
+        let ours = self.stands.now().held.unwrap_or(0);
+        Err(self.fence_by(ours, head).await)
     }
 
     async fn fence_by(self: &Arc<Self>, ours: u64, head: &Head) -> Error {

@@ -297,10 +297,17 @@ impl Checkpointer {
         };
         let body = Object::Manifest.seal(&manifest).into();
         let key = manifest::key(number, epoch);
-        self.requests.put(&key, &body, until).await?;
-        for receipt in after {
-            let left = until.saturating_duration_since(Instant::now());
-            receipt.uploaded().within(left).await?;
+        let sent = async {
+            self.requests.put(&key, &body, until).await?;
+            for receipt in after {
+                let left = until.saturating_duration_since(Instant::now());
+                receipt.uploaded().within(left).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            sent = sent => sent?,
+            error = line.given_up() => return Err(error),
         }
         kept.base = Some(listed.clone());
         let pending = Pending {

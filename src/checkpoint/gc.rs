@@ -107,14 +107,16 @@ impl Sweep<'_> {
             (None, _) => return Fate::Spare,
             _ => {}
         }
-        let stranded = self.stranded.iter().any(|range| range.has(object));
-        if stranded {
-            let age = modified.and_then(|at| self.now.duration_since(at).ok());
-            if age.is_none_or(|age| age <= self.retention) {
-                return Fate::Spare;
-            }
+        let mut ranges = self.stranded.iter().filter(|range| range.has(object));
+        let young = ranges.any(|range| {
+            let since = modified.map(|at| at.max(range.since()));
+            let age = since.and_then(|since| self.now.duration_since(since).ok());
+            age.is_none_or(|age| age <= self.retention)
+        });
+        match young {
+            true => Fate::Spare,
+            false => Fate::Delete,
         }
-        Fate::Delete
     }
 
     async fn packs(&mut self) -> Result<BTreeMap<(u64, u32), u64>> {
@@ -239,7 +241,11 @@ async fn pinned(
 }
 
 /// What the server's clock says: the date of an object that is written now.
-async fn server_now(requests: &Requests, nonce: u64, until: Instant) -> Result<SystemTime> {
+pub(super) async fn server_now(
+    requests: &Requests,
+    nonce: u64,
+    until: Instant,
+) -> Result<SystemTime> {
     let key = format!("probe/clock-{nonce:016x}");
     requests
         .put(&key, &Bytes::from_static(b"clock"), until)
@@ -332,7 +338,7 @@ impl Checkpointer {
         }
         let last = head::read(&self.requests, until).await?;
         let head = last.map_or(head, |found| found.head);
-        if self.is_fencing() && Some(head.epoch) != self.epoch() {
+        if self.is_fencing() && !self.holds(&head) {
             return Err(Error::HeadChanged);
         }
         let mut keep: BTreeSet<(u64, u64)> = BTreeSet::new();

@@ -24,6 +24,9 @@ use super::request::{Requests, request};
 pub(crate) const KEY: &str = "head";
 /// The most checkpoints that are listed at one time.
 pub const MAX_LISTED: usize = 1000;
+/// More bytes than it ever has: a request for so many that gets no answer is given up after some
+/// seconds, while one for an object of any size is not.
+const MOST: u64 = 256 * 1024;
 
 /// A checkpoint as listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +91,7 @@ pub(crate) enum Changed {
 
 /// Reads it; `None` where there is none.
 pub(crate) async fn read(requests: &Requests, until: Instant) -> Result<Option<Found>> {
-    let got = requests.get(KEY, None, until).await?;
+    let got = requests.get(KEY, Some((0, MOST)), until).await?;
     let Some(got) = got else { return Ok(None) };
     Ok(Some(Found {
         head: Object::Head.open(KEY, &got.body)?,
@@ -190,7 +193,7 @@ impl Change {
         requests: &Requests,
         until: Instant,
     ) -> Result<Option<Changed>, RemoteError> {
-        let got = requests.get(KEY, None, until).await?;
+        let got = requests.get(KEY, Some((0, MOST)), until).await?;
         let Some(got) = got else {
             // There was one, and it is gone; or another made it, and it went.
             let expected = matches!(self.condition, Some(WriteCondition::IfMatch(_)));

@@ -7,6 +7,8 @@
 //! manifest -> tree of files -> file: length, its pages (or a root that lists them) -> images
 //! ```
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 
 use crate::part::header::{Address, PAGE};
@@ -46,11 +48,18 @@ pub(crate) struct Manifest {
 pub(crate) struct Stranded {
     pub from: (u64, u32),
     pub to: u64,
+    /// When it was taken over, in milliseconds since 1970 by the server's clock: what is kept for
+    /// a while is kept from then on, however old it was.
+    pub since_ms: u64,
 }
 
 impl Stranded {
     pub(crate) fn has(&self, object: (u64, u32)) -> bool {
         object >= self.from && object.0 < self.to
+    }
+
+    pub(crate) fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.since_ms)
     }
 }
 

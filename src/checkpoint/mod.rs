@@ -272,6 +272,12 @@ impl Checkpointer {
         self.once.load(Ordering::Acquire)
     }
 
+    /// Whether the last claim was ours: also while a new epoch is wanted because the sequences of
+    /// the one before are used up, and there is none to write under.
+    fn holds(&self, head: &Head) -> bool {
+        self.stands.now().holds(head)
+    }
+
     /// Whether the directory ever owned the prefix.
     pub(crate) fn has_owned(&self) -> bool {
         self.stands.now().has_owned()

@@ -152,8 +152,8 @@ pub struct StoreConfig {
         with = "crate::config::millis"
     )]
     pub retain_age: Duration,
-    /// How long what another owner uploaded and never committed is kept for it, by the server's
-    /// dates. Default 7 days; 0 to 100 years.
+    /// How long what another owner uploaded and never committed is kept for it once the prefix was
+    /// taken over, by the server's dates. Default 7 days; 0 to 100 years.
     #[serde(
         default = "defaults::stranded_retention",
         rename = "stranded_retention_ms",

@@ -406,10 +406,12 @@ impl Parts {
         }
         tracing::error!(%error, "the store is fenced: nothing is written, and nothing is sent");
         self.queue.hold_sending(true);
+        self.queue.admission.refuse(error);
         self.cache.refuse(|_| true, error);
         self.dirty.shut(error);
         self.images.shut(error);
-        if let Some(line) = self.line.open() {
+        // Closed or not: its checkpoint may be on its way.
+        if let Some(line) = self.line.kept() {
             line.give_up(error.clone());
         }
         self.flusher.moved();

@@ -3,6 +3,7 @@
 //! Owns: how each call is waited for. Decides nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,6 +13,10 @@ use crate::op::Op;
 use crate::queue::receipt::Receipt;
 
 use super::PartStore;
+
+/// How much longer a caller waits than what it waits for may take: the outcome says more than that
+/// the time is over.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// What a checkpoint is asked for with.
 #[derive(Default)]
@@ -89,8 +94,8 @@ impl PartStore {
     /// [`Error::JournalFailed`]; [`Error::InvalidInput`] for too much meta,
     /// [`Error::ForeignReceipt`], [`Error::NotUploaded`] for what was to come before it;
     /// [`Error::CheckpointUnknown`]; [`Error::ShuttingDown`]. Nothing was committed then, but for
-    /// `CheckpointUnknown`. [`Error::TimedOut`] after `checkpoint_within`, or where the caller
-    /// waits no longer: then it goes on.
+    /// `CheckpointUnknown`. [`Error::TimedOut`] after `checkpoint_within` and what one that is
+    /// under way takes, or where the caller waits no longer: then it goes on.
     ///
     /// # Cancel safety
     /// It is made all the same.
@@ -98,7 +103,8 @@ impl PartStore {
         let CheckpointOptions { meta, after } = options;
         let checkpointer = Arc::clone(&self.checkpointer);
         let work = async move { checkpointer.checkpoint(meta, after).await };
-        let within = self.parts.config.checkpoint_within;
+        // The one before may take all of its time; and what ours says at the end of its is heard.
+        let within = 2 * self.parts.config.checkpoint_within + A_MOMENT;
         Op::new(self.queue.driver(), within, work, || {
             Error::WouldWait("a checkpoint")
         })
@@ -115,7 +121,7 @@ impl PartStore {
             let listed = checkpointer.list(Instant::now() + within).await?;
             Ok(ListedCheckpoint::all(listed))
         };
-        Op::new(self.queue.driver(), within, work, || {
+        Op::new(self.queue.driver(), within + A_MOMENT, work, || {
             Error::WouldWait("a read from S3")
         })
     }
@@ -135,7 +141,7 @@ impl PartStore {
         let checkpointer = Arc::clone(&self.checkpointer);
         let within = self.parts.config.checkpoint_within;
         let work = async move { checkpointer.collect(Instant::now() + within).await };
-        Op::new(self.queue.driver(), within, work, || {
+        Op::new(self.queue.driver(), within + A_MOMENT, work, || {
             Error::WouldWait("a look for garbage")
         })
     }

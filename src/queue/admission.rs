@@ -124,8 +124,8 @@ struct State {
     door: Door,
     paused: bool,
     disk_full: bool,
-    /// The journal takes nothing more, and why.
-    failed: Option<String>,
+    /// Nobody enters any more, and why: the journal takes nothing more, or the store is fenced.
+    failed: Option<Error>,
     max_waiters: u64,
     /// Moving average of the time between two tasks that leave.
     leaving_every: Duration,
@@ -280,8 +280,13 @@ impl Admission {
 
     /// The journal has failed for good: nobody enters, and who waits is told why.
     pub(crate) fn fail(&self, cause: &str) {
+        self.refuse(&Error::JournalFailed(cause.to_owned()));
+    }
+
+    /// Nobody enters any more, and who waits is told why.
+    pub(crate) fn refuse(&self, error: &Error) {
         self.update(|state| {
-            state.failed.get_or_insert_with(|| cause.to_owned());
+            state.failed.get_or_insert_with(|| error.clone());
         });
     }
 
@@ -374,7 +379,7 @@ impl State {
                 Err(Error::ShuttingDown { phase })
             }
             (Door::Closed(phase), _) => Err(Error::ShuttingDown { phase }),
-            (_, Some(cause)) => Err(Error::JournalFailed(cause.clone())),
+            (_, Some(error)) => Err(error.clone()),
             _ => Ok(()),
         }
     }
