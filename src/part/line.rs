@@ -16,6 +16,7 @@
 //! 5. What is on no list is in the table as it was at the line: its row would have been written.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -30,6 +31,30 @@ use super::header::Address;
 use super::id::PartKey;
 
 const SHARDS: usize = 64;
+
+type Rows = HashMap<PartKey, Row, BuildHasherDefault<Mixed>>;
+
+/// Keys are numbers that nobody outside chooses: mixed, not hashed.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(32);
+    }
+}
 
 /// What is known of the image that a part had at the line.
 #[derive(Debug, Clone)]
@@ -71,7 +96,7 @@ struct Owed {
 #[derive(Debug)]
 pub(crate) struct OpenLine {
     pub number: u64,
-    rows: Box<[Mutex<HashMap<PartKey, Row>>]>,
+    rows: Box<[Mutex<Rows>]>,
     files: Mutex<BTreeMap<u32, FileRow>>,
     owed: Watched<Owed>,
     pub aside: AsideRoom,
@@ -94,14 +119,14 @@ impl OpenLine {
     fn new(number: u64, aside: AsideRoom) -> Self {
         Self {
             number,
-            rows: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect(),
+            rows: (0..SHARDS).map(|_| Mutex::new(Rows::default())).collect(),
             files: Mutex::new(BTreeMap::new()),
             owed: Watched::new(Owed::default()),
             aside,
         }
     }
 
-    fn shard(&self, key: PartKey) -> &Mutex<HashMap<PartKey, Row>> {
+    fn shard(&self, key: PartKey) -> &Mutex<Rows> {
         let mixed = key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         &self.rows[usize::try_from(mixed).unwrap_or(0) % SHARDS]
     }
@@ -155,8 +180,12 @@ impl OpenLine {
     /// Puts a part on the list as it is now, if it is not there yet. Under its latch, before it is
     /// changed.
     pub(crate) fn touch(&self, file: &Arc<PartFile>, index: u32) {
+        let key = file.key(index);
+        if self.shard(key).lock().contains_key(&key) {
+            return;
+        }
         let len = self.len_of(file);
-        self.edit(file.key(index), |row| {
+        self.edit(key, |row| {
             if row.is_none() {
                 let is_there = u64::from(index) < file.parts_of(len);
                 *row = Some(if is_there {

@@ -6,9 +6,12 @@
 //! ```
 //!
 //! Beside it, in the same run: one PUT a part by `aws-sdk-s3` and by `object_store`, both as they
-//! come, 16 in flight; each reads its part from a local file first, as the store does.
+//! come, 16 in flight; each reads its part from a local file first, as the store does. Over plain
+//! HTTP the SDK signs over the bytes; over HTTPS this crate has it not do that, so the store is
+//! measured both ways.
 
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +22,13 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, SharedCredentialsProvider
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use object_store::ObjectStore as _;
 use object_store::ObjectStoreExt as _;
 use object_store::aws::AmazonS3Builder;
 use s3_writeback::remote::S3Remote;
+use s3_writeback::remote::s3::PayloadSigning;
 use s3_writeback::testing::S3Server;
 use s3_writeback::{
-    CheckpointOptions, FileId, FileOptions, Mode, PartId, PartStore, Role, StoreConfig,
+    CheckpointOptions, FileId, FileOptions, Locker, Mode, PartId, PartStore, Role, StoreConfig,
 };
 
 const PART: usize = 8192;
@@ -60,7 +63,11 @@ fn a_part(since: Duration, parts: u32) -> f64 {
 fn serve() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let server = S3Server::builder().bucket(BUCKET).start().await.expect("starts");
+        let server = S3Server::builder()
+            .bucket(BUCKET)
+            .start()
+            .await
+            .expect("starts");
         println!("{}", server.endpoint());
         let mut nothing = String::new();
         tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut nothing))
@@ -104,26 +111,14 @@ async fn measure(endpoint: &str) {
     let file = Arc::new(std::fs::File::open(&path).expect("opens"));
     let read = |index: u32| {
         let mut part = vec![0; PART];
-        file.read_exact_at(&mut part, u64::from(index) * PART as u64).expect("reads");
+        file.read_exact_at(&mut part, u64::from(index) * PART as u64)
+            .expect("reads");
         Bytes::from(part)
     };
-    let (mut ours, mut sdk, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut sdk, mut other) = ((Vec::new(), Vec::new()), Vec::new(), Vec::new());
 
-    let remote = S3Remote::builder(&config).bucket(BUCKET).prefix("ours").build();
-    let mut store_config = StoreConfig::new(dir.path().join("store"));
-    store_config.dirty_bytes = 512 << 20;
-    store_config.max_dirty_age = Duration::from_secs(3600);
-    store_config.checkpoint_every = None;
-    store_config.checkpoint_after_bytes = None;
-    store_config.gc_every = None;
-    store_config.pack_bytes = 16 << 20;
-    let remote = Arc::new(remote.expect("a remote"));
-    let opened = PartStore::builder(store_config, remote).open().await;
-    let store = opened.expect("opens");
-    let options = FileOptions { part_bytes: PART as u32 };
-    let parts = store.create(FileId(1), options).await.expect("creates");
-    parts.set_len(u64::from(PARTS) * PART as u64).await.expect("grows");
-    let locker = store.locker("bench", Role::Foreground).expect("a locker");
+    let signed = Ours::open(&config, dir.path(), PayloadSigning::Always).await;
+    let unsigned = Ours::open(&config, dir.path(), PayloadSigning::Never).await;
 
     let builder = aws_sdk_s3::config::Builder::from(&config).force_path_style(true);
     let client = Client::from_conf(builder.build());
@@ -138,25 +133,16 @@ async fn measure(endpoint: &str) {
         .expect("a client");
 
     for round in 0..=ROUNDS {
-        for first in (0..PARTS).step_by(1024) {
-            let these: Vec<PartId> = (first..first + 1024)
-                .map(|index| PartId { file: FileId(1), index })
-                .collect();
-            let set = store.lock_many(&these, Mode::Exclusive, &locker).await.expect("locks");
-            let bytes = vec![round as u8; PART];
-            let pieces: Vec<_> = these.iter().map(|part| (*part, 0, &bytes[..])).collect();
-            set.write(&pieces).await.expect("writes");
-        }
-        // What is measured is the way to S3, not to the disk.
-        store.sync_all().await.expect("syncs");
-        let before = cpu();
-        store.checkpoint(CheckpointOptions::new()).await.expect("is committed");
-        let of_ours = a_part(before, PARTS);
+        let of_signed = signed.checkpoint(round as u8).await;
+        let of_unsigned = unsigned.checkpoint(round as u8).await;
 
         let before = cpu();
         futures::stream::iter(0..PUTS)
             .map(|index| {
-                let put = client.put_object().bucket(BUCKET).key(format!("sdk/{index}"));
+                let put = client
+                    .put_object()
+                    .bucket(BUCKET)
+                    .key(format!("sdk/{index}"));
                 put.body(ByteStream::from(read(index))).send()
             })
             .buffer_unordered(AT_ONCE)
@@ -182,13 +168,74 @@ async fn measure(endpoint: &str) {
             .await;
         // The first round warms up.
         if round > 0 {
-            ours.push(of_ours);
+            ours.0.push(of_signed);
+            ours.1.push(of_unsigned);
             sdk.push(of_sdk);
             other.push(a_part(before, PUTS));
         }
     }
-    tell("a checkpoint of this store, headers and commit included", ours);
+    tell("a checkpoint of this store, as over HTTPS", ours.1);
+    tell("the same, its bytes signed", ours.0);
     tell("aws-sdk-s3, one PUT a part", sdk);
     tell("object_store, one PUT a part", other);
-    store.shutdown().await.expect("shuts down");
+    for store in [signed.store, unsigned.store] {
+        store.shutdown().await.expect("shuts down");
+    }
+}
+
+/// This store.
+struct Ours {
+    store: PartStore,
+    locker: Locker,
+}
+
+impl Ours {
+    async fn open(config: &SdkConfig, dir: &Path, signing: PayloadSigning) -> Self {
+        let name = format!("{signing:?}");
+        let remote = S3Remote::builder(config).bucket(BUCKET).prefix(&name);
+        let remote = remote.payload_signing(signing).build().expect("a remote");
+        let mut config = StoreConfig::new(dir.join(name));
+        config.dirty_bytes = 512 << 20;
+        config.max_dirty_age = Duration::from_secs(3600);
+        config.checkpoint_every = None;
+        config.checkpoint_after_bytes = None;
+        config.gc_every = None;
+        config.pack_bytes = 16 << 20;
+        let opened = PartStore::builder(config, Arc::new(remote)).open().await;
+        let store = opened.expect("opens");
+        let part_bytes = PART as u32;
+        let options = FileOptions { part_bytes };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        file.set_len(u64::from(PARTS) * PART as u64)
+            .await
+            .expect("grows");
+        let locker = store.locker("bench", Role::Foreground).expect("a locker");
+        Self { store, locker }
+    }
+
+    /// Writes to all parts, and makes a checkpoint: CPU a part, headers and commit included.
+    async fn checkpoint(&self, byte: u8) -> f64 {
+        let store = &self.store;
+        let bytes = vec![byte; PART];
+        for first in (0..PARTS).step_by(1024) {
+            let these: Vec<PartId> = (first..first + 1024)
+                .map(|index| PartId {
+                    file: FileId(1),
+                    index,
+                })
+                .collect();
+            let set = store.lock_many(&these, Mode::Exclusive, &self.locker).await;
+            let set = set.expect("locks");
+            let pieces: Vec<_> = these.iter().map(|part| (*part, 0, &bytes[..])).collect();
+            set.write(&pieces).await.expect("writes");
+        }
+        // What is measured is the way to S3, not to the disk.
+        store.sync_all().await.expect("syncs");
+        let before = cpu();
+        store
+            .checkpoint(CheckpointOptions::new())
+            .await
+            .expect("is committed");
+        a_part(before, PARTS)
+    }
 }
