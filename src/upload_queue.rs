@@ -32,6 +32,9 @@ use crate::worker::Workers;
 pub use open::Builder;
 pub(crate) use open::journal_options;
 
+/// How long a queue that is dropped without shutdown may take to be sealed.
+const SEALS_WITHIN: Duration = Duration::from_secs(5);
+
 /// A bounded, durable queue of uploads.
 ///
 /// Clones are of the same queue. Dropping the last one without [`shutdown`](Self::shutdown) loses
@@ -62,7 +65,8 @@ impl Drop for Inner {
                 dir = %self.queue.config().dir.display(),
                 "dropped without shutdown: what is durable goes up after the next open"
             );
-            self.shutdown.begin(Duration::ZERO);
+            // No request; but the disk has a moment to take what is written, and to let go.
+            self.shutdown.begin(SEALS_WITHIN);
             self.shutdown.hurry();
         }
     }

@@ -98,7 +98,7 @@ impl Checkpointer {
             };
             let journal = &self.parts.queue().journal;
             self.stands
-                .change(journal, |stand| stand.claim = Some(write_id))
+                .change(journal, |stand| stand.claims(write_id))
                 .await?;
             let mut change = Change::new(new, found.as_ref(), true);
             let etag = match change.send(&self.requests, until).await {
@@ -119,6 +119,7 @@ impl Checkpointer {
                     stand.base = base;
                     stand.attempt = None;
                     stand.held = Some(epoch);
+                    stand.claims = vec![write_id];
                     if let Some(new) = stranded {
                         // What is over protects nothing any more, however often that was.
                         let over = 2 * self.config.stranded_retention;

@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -82,24 +83,31 @@ impl Checkpointer {
         after: &[Receipt],
         until: Instant,
     ) -> Result<Arc<Checkpoint>> {
-        for receipt in after {
-            if receipt.journal() != self.parts.queue().journal.journal_id() {
-                return Err(Error::ForeignReceipt(receipt.task()));
-            }
-        }
         let epoch = self.ready(until).await?;
         let number = {
             let mut turn = self.head.lock().await;
             self.settle_head(&mut turn, until).await?;
             self.next_number(&mut turn, until).await?
         };
-        let meta = self.meta(meta).await?;
+        let meta = timeout_at(until, self.meta(meta)).await;
+        let meta = meta.map_err(|_| Error::TimedOut {
+            waited: self.config.checkpoint_within,
+            waiting_for: Box::new(Error::WouldWait("what the engine's callback gives")),
+        })??;
+        let mark = self.parts.epochs.lowest_open();
+        let upto = {
+            let status = self.parts.queue().journal.status();
+            status.next_location.saturating_sub(1)
+        };
         let line = self.draw(until).await?;
-        let made = self.follow(epoch, number, meta, &line, after, until).await;
+        let made = self
+            .follow(epoch, number, meta, &line, after, until, (mark, upto))
+            .await;
         if let Err(error) = &made
             && !matches!(error, Error::CheckpointUnknown { .. })
         {
             tracing::warn!(number, %error, "no checkpoint");
+            line.give_up(error.clone());
             self.parts.line.forget();
         }
         made
@@ -188,12 +196,26 @@ impl Checkpointer {
                 path.clone(),
                 self.config.aside_memory,
             );
+            let late = Arc::new(AtomicBool::new(false));
+            let is_late = Arc::clone(&late);
             let draw = move || {
                 let room = AsideRoom::reserve(parts.fs(), &at, want, memory)?;
-                Ok::<_, std::io::Error>(parts.draw(room))
+                let drawn = parts.draw(room);
+                if let Ok(line) = &drawn
+                    && is_late.load(Ordering::SeqCst)
+                {
+                    // Nobody waits for it any more.
+                    parts.line.forget_one(line.number);
+                }
+                Ok::<_, std::io::Error>(drawn)
             };
             let drawn = timeout_at(until, self.parts.io().run(draw)).await;
-            let drawn = drawn.map_err(|_| Error::WouldWait("the local disk"))?;
+            let Ok(drawn) = drawn else {
+                late.store(true, Ordering::SeqCst);
+                // It may have been drawn in this very moment.
+                self.parts.line.forget();
+                return Err(Error::WouldWait("the local disk"));
+            };
             match drawn.and_then(|drawn| drawn) {
                 Ok(Ok(line)) => return Ok(line),
                 Ok(Err(_short)) => want = want.max(4096) * 2,
@@ -214,16 +236,10 @@ impl Checkpointer {
         line: &Arc<OpenLine>,
         after: &[Receipt],
         until: Instant,
+        (mark, upto): (Option<(u64, u32)>, u64),
     ) -> Result<Arc<Checkpoint>> {
         let parts = &self.parts;
         let unix_ms = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
-        let mark = parts.epochs.lowest_open();
-        let upto = parts
-            .queue()
-            .journal
-            .status()
-            .next_location
-            .saturating_sub(1);
         let (on, listing) = (Arc::clone(parts), Arc::clone(line));
         let listed = parts.io().run(move || on.list(&listing)).await;
         listed.map_err(|error| Error::Runtime(error.to_string()))?;
@@ -361,7 +377,14 @@ impl Checkpointer {
                     let Some(pending) = pending.take() else {
                         return Err(Error::HeadChanged);
                     };
-                    return self.committed(pending).await;
+                    let told = self.committed(pending).await;
+                    drop(turn);
+                    let told = told?;
+                    // The engine may take its time: nobody else waits for it.
+                    if timeout_at(until, self.tell(&told)).await.is_err() {
+                        tracing::error!("the engine does not come back from on_checkpoint");
+                    }
+                    return Ok(told);
                 }
                 Changed::Lost => turn.known = None,
                 Changed::Refused(error) => return Err(error.into()),
@@ -385,15 +408,19 @@ impl Checkpointer {
         let parts = &self.parts;
         let journal = &parts.queue().journal;
         let base = pending.base.clone();
-        self.stands
-            .change(journal, |stand| {
-                stand.base = Some(base);
-                stand.attempt = None;
-            })
-            .await?;
+        let noted = self.stands.change(journal, |stand| {
+            stand.base = Some(base);
+            stand.attempt = None;
+        });
+        if let Err(error) = noted.await {
+            // That it was tried is on record: the next open finds it in `head`.
+            tracing::warn!(%error, "a commit is not on record");
+        }
         let (on, line) = (Arc::clone(parts), Arc::clone(&pending.line));
         let marked = parts.io().run(move || on.committed(&line)).await;
-        marked.map_err(|error| Error::Runtime(error.to_string()))?;
+        if let Err(error) = marked {
+            tracing::warn!(%error, "what was committed is listed again");
+        }
         parts.forget_dropped(&pending.dropped);
         parts.line.forget();
         *self.kept.lock().await = Some(pending.kept);
@@ -401,14 +428,18 @@ impl Checkpointer {
         tracing::info!(number = told.number, files = told.files, "committed");
         self.counts.committed(told.number);
         self.last.change(|last| *last = Some(Arc::clone(&told)));
+        Ok(told)
+    }
+
+    /// Tells the engine of a checkpoint.
+    pub(super) async fn tell(&self, told: &Arc<Checkpoint>) {
         if let Some(callback) = self.callback.clone() {
-            let told = Arc::clone(&told);
-            let called = parts.io().run(move || callback(&told)).await;
+            let told = Arc::clone(told);
+            let called = self.parts.io().run(move || callback(&told)).await;
             if let Err(error) = called {
                 tracing::error!(%error, "the engine was not told of a checkpoint");
             }
         }
-        Ok(told)
     }
 
     fn late(&self, line: &OpenLine) -> Error {
@@ -527,7 +558,7 @@ fn build(parts: &Parts, line: &OpenLine) -> Result<Vec<Built>> {
         let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);
         let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
         for (key, _) in rows.range(of) {
-            if u64::from(key.index()) < behind {
+            if u64::from(key.index() / PAGE) < behind.div_ceil(u64::from(PAGE)) {
                 pages.entry(key.index() / PAGE).or_default();
             }
         }

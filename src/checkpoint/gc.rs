@@ -7,7 +7,7 @@
 //! 2. Of its own epoch an owner deletes what was settled before it began to look, and that no
 //!    listed or pinned checkpoint, no header, and no line names. What nobody named then nobody
 //!    will: a key has one content, and headers go to new ones only. So the order is: the lowest
-//!    open sequence, the headers, the line, and `head` last.
+//!    open sequence, the headers, the line, then `head`, and pins last.
 //! 3. An object of a higher epoch means that another has claimed the prefix: then nothing more is
 //!    deleted.
 //! 4. Of what another owner may still have to export, or come back for, nothing is deleted before
@@ -315,8 +315,6 @@ impl Checkpointer {
             retired,
             ..GcReport::default()
         };
-        let pins = pinned(&self.requests, now, until, &mut report).await?;
-
         // In this order: see the head of this file.
         let on = Arc::clone(parts);
         let live = parts.io().run(move || on.images_named()).await;
@@ -338,6 +336,8 @@ impl Checkpointer {
         }
         let last = head::read(&self.requests, until).await?;
         let head = last.map_or(head, |found| found.head);
+        // After the last look at `head`, which some commit may have changed since the first.
+        let pins = pinned(&self.requests, now, until, &mut report).await?;
         if self.is_fencing() && !self.holds(&head) {
             return Err(Error::HeadChanged);
         }

@@ -291,7 +291,7 @@ impl Checkpointer {
     ///
     /// # Errors
     /// [`Error::CheckpointUnknown`], or the request's: it is still not known.
-    async fn settle_head(&self, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
+    async fn settle_head(self: &Arc<Self>, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
         let Some(open) = &mut turn.open else {
             return Ok(());
         };
@@ -308,7 +308,9 @@ impl Checkpointer {
                     let head = change.head;
                     turn.known = Some(Found { head, etag });
                     if let Some(pending) = pending {
-                        self.committed(*pending).await?;
+                        let told = self.committed(*pending).await?;
+                        let on = Arc::clone(self);
+                        self.parts.spawn(async move { on.tell(&told).await });
                     }
                 }
                 Ok(())

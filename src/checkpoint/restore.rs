@@ -182,7 +182,9 @@ fn read_mark(fs: &dyn Fs, dir: &Path) -> Result<Option<Mark>> {
 fn prepare(fs: &dyn Fs, dir: &Path, mark: &Mark) -> Result<()> {
     let failed = |path: &Path, error: &std::io::Error| Error::directory(path, error);
     let here = if_there(fs.read_dir(dir)).map_err(|e| failed(dir, &e))?;
-    let here = here.unwrap_or_default();
+    let mut here = here.unwrap_or_default();
+    // A mark that was not named yet marks nothing.
+    here.retain(|name| name != "RESTORE.new");
     if !here.is_empty() {
         match read_mark(fs, dir)? {
             None => {

@@ -58,6 +58,10 @@ impl Checkpointer {
         if self.requests.stop.is_cancelled() {
             return Err(over());
         }
+        let ours = self.parts.queue().journal.journal_id();
+        if let Some(foreign) = after.iter().find(|receipt| receipt.journal() != ours) {
+            return Err(Error::ForeignReceipt(foreign.task()));
+        }
         let (told, hears) = oneshot::channel();
         {
             let mut asks = self.schedule.asks.lock();

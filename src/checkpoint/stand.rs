@@ -39,8 +39,9 @@ pub(crate) struct Stand {
     pub attempt: Option<Base>,
     /// The epoch that it held last.
     pub held: Option<u64>,
-    /// The write id of the claim that it was about to make.
-    pub claim: Option<u128>,
+    /// Write ids of the claims that it was about to make since it held one last, and of that: any
+    /// of them may land yet.
+    pub claims: Vec<u128>,
     /// What owners before may have uploaded and never committed.
     pub stranded: Vec<Stranded>,
     /// Another has claimed the prefix since.
@@ -63,7 +64,18 @@ fn standing(listed: &Listed) -> Standing {
     }
 }
 
+/// Claims that are remembered: those before them have long expired.
+const MAX_CLAIMS: usize = 1000;
+
 impl Stand {
+    /// It is about to make a claim.
+    pub(crate) fn claims(&mut self, write_id: u128) {
+        if self.claims.len() >= MAX_CLAIMS {
+            self.claims.remove(0);
+        }
+        self.claims.push(write_id);
+    }
+
     /// Whether it ever owned the prefix: then it opens without being told by S3 that it still
     /// does.
     pub(crate) fn has_owned(&self) -> bool {
@@ -72,7 +84,7 @@ impl Stand {
 
     /// Whether the last claim was this directory's.
     pub(crate) fn holds(&self, head: &Head) -> bool {
-        self.held == Some(head.epoch) || self.claim == Some(head.write_id)
+        self.held == Some(head.epoch) || self.claims.contains(&head.write_id)
     }
 
     /// Decides by what was found.
@@ -230,7 +242,7 @@ mod tests {
         assert_eq!(turn(&stand, &head(3, 11), false).unwrap().base, base(11));
         assert_eq!(turn(&stand, &head(3, 10), false).unwrap().base, base(10));
         // Its own claim, likewise.
-        stand.claim = Some(9);
+        stand.claims = vec![8, 9];
         assert_eq!(turn(&stand, &head(7, 10), false).unwrap().epoch, 8);
         stand.fenced = true;
         assert!(turn(&stand, &head(3, 10), false).is_err());

@@ -133,6 +133,10 @@ impl ImageSink for AsidePack {
         true
     }
 
+    fn is_wanted(&self) -> bool {
+        !self.line.is_given_up()
+    }
+
     fn end(self: Arc<Self>, outcome: Result<(), RemoteError>) {
         for (key, address) in &self.images {
             match &outcome {

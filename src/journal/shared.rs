@@ -185,7 +185,9 @@ impl Shared {
     /// Makes one spare segment. Blocks.
     pub(super) fn make_spare(&self) {
         let bytes = self.options.segment_bytes;
-        let held = self.spares.lock().len() + self.index.lock().segments.len();
+        // One after the other: who has the index looks at the spares.
+        let spares = self.spares.lock().len();
+        let held = spares + self.index.lock().segments.len();
         let used = self.disk.load(Ordering::Relaxed);
         // What the journal needs to stand is not refused by its own limit.
         let limited = held >= 4 && used.saturating_add(bytes) > self.options.disk_limit;

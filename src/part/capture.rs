@@ -74,6 +74,10 @@ impl Parts {
         if let Some(line) = &line {
             line.touch(file, index);
         }
+        // Being cut off: whoever cuts it sets it aside.
+        if file.check(index).is_err() {
+            return Ok(None);
+        }
         if word.make(|word| word.captured()).is_none() {
             return Ok(None);
         }

@@ -26,7 +26,8 @@ pub enum Fencing {
     #[default]
     On,
     /// Nothing is claimed: only for servers that ignore conditions, and where something else
-    /// makes sure that there is one owner. Two at one time undo each other's checkpoints.
+    /// makes sure that there is one owner. Two at one time undo each other's checkpoints; and so does
+    /// a change of `head` of one owner's that was given up and lands late.
     Off,
 }
 

@@ -10,8 +10,8 @@
 //!    and is tried again with back-off, which no later write of it shortens.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -72,9 +72,29 @@ struct State {
 
 #[derive(Debug)]
 struct Dirty {
+    /// A file that is dropped is not kept open by what waits here.
+    file: Weak<PartFile>,
+    key: PartKey,
+    bytes: u32,
+    since: Instant,
+}
+
+impl Dirty {
+    fn new(file: &Arc<PartFile>, index: u32, since: Instant) -> Self {
+        Self {
+            file: Arc::downgrade(file),
+            key: file.key(index),
+            bytes: file.part_bytes,
+            since,
+        }
+    }
+}
+
+/// A part that is captured now.
+#[derive(Debug)]
+struct Now {
     file: Arc<PartFile>,
     index: u32,
-    since: Instant,
 }
 
 #[derive(Debug)]
@@ -94,7 +114,7 @@ impl State {
 
     /// A part whose turn has come; `None` where it has failed, and waits.
     fn due(&mut self, dirty: Dirty, now: Instant) -> Option<Dirty> {
-        let Some(failing) = self.failing.get_mut(&dirty.file.key(dirty.index)) else {
+        let Some(failing) = self.failing.get_mut(&dirty.key) else {
             return Some(dirty);
         };
         if failing.due <= now {
@@ -112,11 +132,7 @@ impl State {
 impl Flusher {
     /// A part has become dirty.
     pub(crate) fn dirty(&self, file: &Arc<PartFile>, index: u32) {
-        let dirty = Dirty {
-            file: Arc::clone(file),
-            index,
-            since: Instant::now(),
-        };
+        let dirty = Dirty::new(file, index, Instant::now());
         let first = {
             let mut state = self.state.lock();
             state.dirty.push_back(dirty);
@@ -168,12 +184,7 @@ impl Flusher {
             if !std::mem::replace(&mut failing.waits, true) {
                 let due = now + Duration::from_secs(1) * (1 << part.failures.min(6));
                 failing.due = due;
-                let dirty = Dirty {
-                    file: Arc::clone(file),
-                    index,
-                    since: now,
-                };
-                state.delay(dirty, due);
+                state.delay(Dirty::new(file, index, now), due);
             }
         }
         self.moved();
@@ -227,7 +238,7 @@ impl Flusher {
         let mut taken: Vec<Dirty> = Vec::new();
         let (mut room, mut count) = (bytes, 0);
         let mut fits = |next: &Dirty| {
-            let each = u64::from(next.file.part_bytes);
+            let each = u64::from(next.bytes);
             let fits = count == 0 || (count < BATCH && each <= room);
             if fits {
                 room = room.saturating_sub(each);
@@ -255,6 +266,14 @@ impl Flusher {
 
     fn again(&self, dirty: Dirty, at: Instant) {
         self.state.lock().delay(dirty, at);
+    }
+
+    /// There is nothing to name their pack by.
+    fn later(&self, parts: &[Now]) {
+        let now = Instant::now();
+        for Now { file, index } in parts {
+            self.again(Dirty::new(file, *index, now), now + AGAIN * 20);
+        }
     }
 }
 
@@ -319,8 +338,8 @@ impl Parts {
     }
 
     /// Whether a part that was taken is captured now.
-    fn is_due(&self, dirty: &Dirty) -> Option<bool> {
-        let word = dirty.file.header.entry(dirty.index).word.get();
+    fn is_due(&self, now: &Now) -> Option<bool> {
+        let word = now.file.header.entry(now.index).word.get();
         let is_over = self.failed.get().is_some() || self.fenced.get().is_some();
         if !word.is_dirty() || is_over {
             return None;
@@ -331,9 +350,14 @@ impl Parts {
     async fn flush_pack(self: &Arc<Self>, taken: Vec<Dirty>) {
         let mut parts = Vec::with_capacity(taken.len());
         for dirty in taken {
-            match self.is_due(&dirty) {
+            let Some(file) = dirty.file.upgrade() else {
+                continue;
+            };
+            let index = dirty.key.index();
+            let now = Now { file, index };
+            match self.is_due(&now) {
                 None => {}
-                Some(true) => parts.push(dirty),
+                Some(true) => parts.push(now),
                 Some(false) => self.flusher.again(dirty, Instant::now() + AGAIN),
             }
         }
@@ -342,35 +366,30 @@ impl Parts {
         }
         if let Err(error) = self.epochs.ready(&self.journal, &self.random).await {
             tracing::debug!(%error, "no epoch to write under");
-            for dirty in parts {
-                self.flusher.again(dirty, Instant::now() + AGAIN * 20);
-            }
+            self.flusher.later(&parts);
             return;
         }
-        let each = parts.iter().map(|dirty| u64::from(dirty.file.part_bytes));
+        let each = parts.iter().map(|now| u64::from(now.file.part_bytes));
         let bytes: u64 = each.sum();
         let blocked = || {
             self.flusher.blocked.store(true, Ordering::Release);
             self.flusher.moved.notify_waiters();
         };
         // What a checkpoint waits for has room that nothing else has.
-        let owed = |dirty: &Dirty| self.line.needs(dirty.file.key(dirty.index));
+        let owed = |now: &Now| self.line.needs(now.file.key(now.index));
         let by = parts.iter().any(owed).then(|| Arc::clone(&self.ours));
         let room = self.images.take(bytes, by.as_ref(), blocked).await;
         self.flusher.blocked.store(false, Ordering::Release);
         let Ok(mut room) = room else { return };
         let Ok(issued) = self.epochs.issue() else {
-            for dirty in parts {
-                self.flusher.again(dirty, Instant::now() + AGAIN * 20);
-            }
+            self.flusher.later(&parts);
             return;
         };
         let on = Arc::clone(self);
         let capture = move || {
             let mut pack = PackBytes::new(issued, usize::try_from(bytes).unwrap_or(0));
             let (mut captured, mut failed) = (Vec::with_capacity(parts.len()), Vec::new());
-            for dirty in parts {
-                let (file, index) = (dirty.file, dirty.index);
+            for Now { file, index } in parts {
                 let share = room.split(file.part_bytes.into());
                 match on.capture(&file, index, &mut pack, share) {
                     Ok(image) => captured.extend(image),

@@ -94,31 +94,28 @@ impl Parts {
         };
         let append = Append::begin(kind::FILE, encode(&record), Payload::None);
         let begun = match disk {
-            Ok(disk) => self
-                .journal
-                .append(append)
-                .map(|at| (disk, at))
-                .map_err(Error::from),
+            Ok(disk) => self.begin_file(append, |incarnation| {
+                let made = Made {
+                    no: reserved.no,
+                    token,
+                    id,
+                    incarnation,
+                    part_bytes,
+                    path: path.clone(),
+                    disk,
+                };
+                reserved.fill(made)
+            }),
             Err(error) => Err(Error::directory(&path, &error)),
         };
-        let (disk, incarnation) = match begun {
-            Ok(begun) => begun,
+        let file = match begun {
+            Ok(file) => file,
             Err(error) => {
                 self.unlink(vec![path]).await;
                 return Err(error);
             }
         };
-        let made = Made {
-            no: reserved.no,
-            token,
-            id,
-            incarnation,
-            part_bytes,
-            path,
-            disk,
-        };
-        // In the table as soon as it is on its way to the disk: who leaves now leaves a file.
-        let file = reserved.fill(made);
+        let incarnation = file.incarnation;
         match self.journal.wait_durable(incarnation).await {
             Ok(()) => Ok(file),
             Err(error) => {
@@ -126,6 +123,18 @@ impl Parts {
                 Err(error.into())
             }
         }
+    }
+
+    /// Puts a file on record and into the table, between two lines: as soon as it is on its way to
+    /// the disk, who leaves leaves a file.
+    fn begin_file(
+        &self,
+        record: Append,
+        fill: impl FnOnce(u64) -> Arc<PartFile>,
+    ) -> Result<Arc<PartFile>> {
+        let _gate = self.line.between();
+        let incarnation = self.journal.append(record)?;
+        Ok(fill(incarnation))
     }
 
     /// A file, created where it does not exist; whoever else is creating it meanwhile.
@@ -188,16 +197,28 @@ impl Parts {
         let mut cutting = self.shape(file, locker).await?;
         self.take_all(&mut cutting, 0).await?;
         let (parts, on) = (Arc::clone(self), Arc::clone(file));
-        let location = {
+        let mut record = None;
+        let location = loop {
+            if record.is_none() && self.may_be_in_a_checkpoint(file) {
+                // Durable before the end is on its way: whatever the disk has left.
+                let dropped = self.log_drop(file)?;
+                self.journal.wait_durable(dropped.0).await?;
+                record = Some(dropped);
+            }
             let mut log = file.log.lock();
             let _gate = self.line.between();
-            self.log_drop(file)?;
+            if record.is_none() && self.may_be_in_a_checkpoint(file) {
+                continue;
+            }
             let end = Append::end(kind::END, file.incarnation, bytes::Bytes::new());
             let location = self.journal.append(end)?;
             log.ended = true;
+            if let Some((at, dropped)) = record {
+                self.dropped.lock().insert(at, (dropped, self.line.drawn()));
+            }
             file.gone_behind(self.line.drawn());
             cutting.cuts();
-            location
+            break location;
         };
         let carried = self.carry(async move {
             if let Err(error) = parts.journal.wait_durable(location).await {
@@ -578,22 +599,20 @@ impl Parts {
         file.moved();
     }
 
+    /// Whether a checkpoint has a file, or the line has that was drawn last.
+    fn may_be_in_a_checkpoint(&self, file: &PartFile) -> bool {
+        file.is_listed() || file.is_at(self.line.drawn())
+    }
+
     /// A file that a checkpoint may have is to be taken out of the next: on record, before its end
-    /// is.
-    fn log_drop(&self, file: &PartFile) -> Result<()> {
-        if !file.is_listed() {
-            return Ok(());
-        }
+    /// is. A record of a file that is there says nothing, and goes at the next open.
+    fn log_drop(&self, file: &PartFile) -> Result<(u64, DroppedRecord)> {
         let dropped = DroppedRecord {
             id: file.id.0,
             token: file.token,
         };
         let append = Append::begin(kind::DROPPED, encode(&dropped), Payload::None);
-        let record = self.journal.append(append.vital())?;
-        self.dropped
-            .lock()
-            .insert(record, (dropped, self.line.drawn()));
-        Ok(())
+        Ok((self.journal.append(append.vital())?, dropped))
     }
 }
 
@@ -638,8 +657,6 @@ impl Reserved {
     fn fill(mut self, made: Made) -> Arc<PartFile> {
         self.filled = true;
         let file = Arc::new(PartFile::new(made));
-        // Between two lines.
-        let _gate = self.parts.line.between();
         file.born_behind(self.parts.line.drawn());
         self.parts.file_changed(&file);
         self.parts.insert(&file);

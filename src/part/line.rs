@@ -321,6 +321,11 @@ impl OpenLine {
             .await
     }
 
+    /// Whether it is known that there will be no checkpoint.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.owed.read(|owed| owed.lost.is_some())
+    }
+
     /// Waits until it is known that there will be no checkpoint.
     pub(crate) async fn given_up(&self) -> Error {
         self.owed.until(|owed| owed.lost.clone()).await
@@ -407,6 +412,13 @@ impl Line {
         *self.kept.lock() = None;
     }
 
+    /// What became of this one is known; of another, nothing is said.
+    pub(crate) fn forget_one(&self, number: u64) {
+        if self.kept().is_some_and(|line| line.number == number) {
+            self.forget();
+        }
+    }
+
     /// Objects that the list names.
     pub(crate) fn kept(&self) -> Option<Arc<OpenLine>> {
         self.kept.lock().clone()
@@ -435,6 +447,9 @@ impl Parts {
         for file in self.changed_files() {
             // Made, or dropped, at another time.
             if !file.is_at(line.number) {
+                if file.is_dropped() {
+                    self.unchanged(&file);
+                }
                 continue;
             }
             // From here on a checkpoint may have it.
@@ -452,7 +467,7 @@ impl Parts {
     pub(crate) fn committed(&self, line: &OpenLine) {
         let rows = line.known();
         for FileRow { file, len } in line.files() {
-            if file.is_dropped() {
+            if file.is_dropped() || !file.is_at(line.number) {
                 continue;
             }
             let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);

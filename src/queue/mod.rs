@@ -403,7 +403,10 @@ impl Queue {
             state.table.next_due(),
             state.loads.next_due().filter(|_| for_loads),
             state.aborts.next_due().filter(|_| for_aborts),
-            state.images.next_due().filter(|_| !urgent_only),
+            state
+                .images
+                .next_due()
+                .filter(|_| !urgent_only || state.images.has(Image::is_urgent)),
         ];
         let due = dues.into_iter().flatten().min();
         (job, due)

@@ -232,7 +232,12 @@ async fn open(
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
     let of_checkpoints = Arc::clone(&remote);
-    let again = random.clone();
+    // Ids of claims and commits must not repeat from one open to the next.
+    let again = Random::new(
+        config
+            .seed
+            .map(|seed| seed ^ unix_nanos(clock).rotate_left(32)),
+    );
     let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
     let checkpointer = store.zip(parts).map(|(store, (parts, stands))| {
         let requests = Requests {
