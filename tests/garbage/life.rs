@@ -1,6 +1,7 @@
 //! Random lives of a prefix: whatever its owners do, nothing that anybody needs is deleted.
 //!
 //! A failure prints its seed; `GARBAGE_SEED=<seed> cargo test --test garbage random` runs it alone.
+//! `GARBAGE_CASES` is how many there are (default 24).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,9 @@ const PARTS: u64 = 10;
 
 /// File, and the byte that each of its parts is full of.
 type Files = BTreeMap<u64, Vec<u8>>;
+
+/// File, part, and the byte that it is full of.
+type Own = Vec<(u64, usize, u8)>;
 
 /// xorshift64*: a seed is a run.
 struct Dice(u64);
@@ -37,9 +41,8 @@ struct Life {
     files: Files,
     /// What each checkpoint has.
     made: BTreeMap<u64, Files>,
-    /// Directories of those who were fenced, and what is in no checkpoint of theirs: file, part, and
-    /// the byte that it is full of.
-    stranded: Vec<(StoreRig, Vec<(u64, usize, u8)>)>,
+    /// Directories of those who were fenced, and what is in no checkpoint of theirs.
+    stranded: Vec<(StoreRig, Own)>,
 }
 
 async fn is_so(store: &PartStore, files: &Files, what: &str) {
@@ -145,7 +148,7 @@ impl Life {
         let Some(latest) = listed.last() else { return };
         self.store.sync_all().await.expect("is synced");
         let made = &self.made[&latest.number];
-        let mut own = Vec::new();
+        let mut own = Own::new();
         for (id, parts) in &self.files {
             for (index, byte) in parts.iter().enumerate() {
                 let committed = made.get(id).and_then(|parts| parts.get(index));
@@ -225,9 +228,12 @@ impl Life {
 
 #[test]
 fn nothing_that_is_needed_is_deleted_in_random_lives() {
-    let only = std::env::var("GARBAGE_SEED").ok();
-    let only = only.map(|seed| seed.parse().expect("a number"));
-    let seeds = only.map_or(0..24, |seed: u64| seed..seed + 1);
+    let setting = |name| {
+        let text = std::env::var(name).ok();
+        text.map(|text| text.parse::<u64>().expect("a number"))
+    };
+    let all = 0..setting("GARBAGE_CASES").unwrap_or(24);
+    let seeds = setting("GARBAGE_SEED").map_or(all, |seed| seed..seed + 1);
     for seed in seeds {
         let run = std::panic::AssertUnwindSafe(|| {
             paused(async {
