@@ -140,9 +140,9 @@ fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 /// Gives the runtime a turn, and the threads some time, until something is so.
 async fn until(what: impl Fn() -> bool) {
-    for _ in 0..5000 {
+    for _ in 0..5_000_000 {
         tokio::task::yield_now().await;
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::yield_now();
         if what() {
             return;
         }
@@ -188,7 +188,7 @@ impl Held {
         self.state.1.notify_all();
         // The runtime has no turn meanwhile.
         while store.checkpoint_snapshot().owed.is_none() {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::yield_now();
         }
         made
     }
@@ -420,7 +420,7 @@ fn a_meta_that_does_not_come_back_costs_one_checkpoint_and_not_all() {
             config.checkpoint_within = Duration::from_secs(2);
         });
         let store = threaded(&rig, 4).await;
-        let (tell, hears) = std::sync::mpsc::channel::<()>();
+        let (tell, hears) = std::sync::mpsc::sync_channel::<()>(1);
         let options = CheckpointOptions::new().meta(move || {
             let _ = hears.recv();
             Vec::new()
@@ -743,10 +743,10 @@ mod walk {
             let id = 1 + dice.next(4);
             let op = dice.next(100);
             if op < 15 {
-                if !model.contains_key(&id) {
+                if let std::collections::btree_map::Entry::Vacant(new) = model.entry(id) {
                     log.push(format!("{step} create {id}"));
                     store.create(FileId(id), PARTS_OF).await.expect("creates");
-                    model.insert(id, Vec::new());
+                    new.insert(Vec::new());
                 }
             } else if op < 45 {
                 if let Some(bytes) = model.get_mut(&id) {
@@ -774,7 +774,7 @@ mod walk {
                     if dice.next(2) == 0 {
                         len = len / PART * PART;
                     }
-                    if !boundary_cuts && len < bytes.len() && len % PART == 0 {
+                    if !boundary_cuts && len < bytes.len() && len.is_multiple_of(PART) {
                         len += 1;
                     }
                     log.push(format!("{step} set_len {id} {len}, from {}", bytes.len()));
@@ -1030,7 +1030,7 @@ fn beside_threads_that_create_cut_and_drop_each_checkpoint_has_what_nobody_touch
             let (files, over) = (Arc::clone(&files), Arc::clone(&over));
             tasks.push(spawn(churn(store.clone(), files, over, task, 0)));
         }
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let mut wrong = Vec::new();
         let mut made = 0;
         while begun.elapsed() < Duration::from_secs(seconds) && wrong.is_empty() {
@@ -1089,7 +1089,7 @@ fn beside_threads_and_after_restarts_a_checkpoint_has_every_file_as_it_is() {
             config.queue.seed = None;
         });
         let files: Arc<Mutex<Files>> = Arc::default();
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let mut round = 0;
         while begun.elapsed() < Duration::from_secs(seconds) {
             round += 1;

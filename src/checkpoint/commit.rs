@@ -68,6 +68,18 @@ impl Pending {
     }
 }
 
+/// A checkpoint whose line is drawn.
+struct Drawn {
+    line: Arc<OpenLine>,
+    number: u64,
+    /// What it is written under.
+    epoch: u64,
+    /// The lowest name of an image that was on its way when the line was drawn.
+    mark: Option<(u64, u32)>,
+    /// Where the journal ended before that.
+    upto: u64,
+}
+
 /// A file whose pages were built.
 struct Built {
     file: Arc<PartFile>,
@@ -100,9 +112,14 @@ impl Checkpointer {
             status.next_location.saturating_sub(1)
         };
         let line = self.draw(until).await?;
-        let made = self
-            .follow(epoch, number, meta, &line, after, until, (mark, upto))
-            .await;
+        let drawn = Drawn {
+            line: Arc::clone(&line),
+            number,
+            epoch,
+            mark,
+            upto,
+        };
+        let made = self.follow(drawn, meta, after, until).await;
         if let Err(error) = &made
             && !matches!(error, Error::CheckpointUnknown { .. })
         {
@@ -230,14 +247,18 @@ impl Checkpointer {
     /// From the line to `head`.
     async fn follow(
         self: &Arc<Self>,
-        epoch: u64,
-        number: u64,
+        drawn: Drawn,
         meta: Vec<u8>,
-        line: &Arc<OpenLine>,
         after: &[Receipt],
         until: Instant,
-        (mark, upto): (Option<(u64, u32)>, u64),
     ) -> Result<Arc<Checkpoint>> {
+        let Drawn {
+            ref line,
+            number,
+            epoch,
+            mark,
+            upto,
+        } = drawn;
         let parts = &self.parts;
         let unix_ms = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
         let (on, listing) = (Arc::clone(parts), Arc::clone(line));
