@@ -574,7 +574,7 @@ impl Parts {
         for index in indexes.iter().copied() {
             let key = file.key(index);
             let _latch = self.latches.step(key);
-            if let Some(line) = self.line.open().filter(|line| file.is_at(line.number)) {
+            if let Some(line) = self.line.open() {
                 line.set_aside(file, index);
             }
             let load = file.loads.lock().remove(&index);

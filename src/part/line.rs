@@ -178,8 +178,11 @@ impl OpenLine {
     }
 
     /// Puts a part on the list as it is now, if it is not there yet. Under its latch, before it is
-    /// changed.
+    /// changed. Nothing is owed of a file that was made, or dropped, at another time.
     pub(crate) fn touch(&self, file: &Arc<PartFile>, index: u32) {
+        if !file.is_at(self.number) {
+            return;
+        }
         let key = file.key(index);
         if self.shard(key).lock().contains_key(&key) {
             return;
