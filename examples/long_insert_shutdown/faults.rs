@@ -10,6 +10,9 @@ use crate::options::{EngineKind, Fault};
 /// How often `--fault errors` strikes.
 const EVERY: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_millis(200);
+/// How long the writers may take to owe S3 something.
+const OWES_WITHIN: Duration = Duration::from_secs(3);
+const ASKS_EVERY: Duration = Duration::from_millis(5);
 
 /// The faults of a run, as long as it lives.
 pub struct Weather {
@@ -32,11 +35,25 @@ impl Weather {
         Self { plan, changes }
     }
 
-    /// Called just before shutdown begins.
-    pub fn shutdown_begins(&self, fault: Fault) {
-        if fault == Fault::HangAtShutdown {
-            self.plan.hang_all();
+    /// Called just before shutdown begins. Where S3 is to hang, it is owed something first: what
+    /// `acknowledged` counts has grown by `more` since S3 last took anything, or can grow no more.
+    pub async fn shutdown_begins(&self, fault: Fault, acknowledged: impl Fn() -> u64, more: u64) {
+        if fault != Fault::HangAtShutdown {
+            return;
         }
+        // Loads still work, so that the writers go on.
+        for uploads in [Operation::PutObject, Operation::UploadPart] {
+            self.plan.add(FaultRule::hang().on(uploads));
+        }
+        let enough = acknowledged().saturating_add(more);
+        let grown = async {
+            while acknowledged() < enough {
+                tokio::time::sleep(ASKS_EVERY).await;
+            }
+        };
+        // Writers that found all room taken by what is not in S3 are stopped by that.
+        let _ = tokio::time::timeout(OWES_WITHIN, grown).await;
+        self.plan.hang_all();
     }
 
     /// S3 is well from here on.

@@ -217,7 +217,10 @@ async fn insert(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> 
         _ = tokio::signal::ctrl_c() => {}
     }
     if let Some(weather) = &weather {
-        weather.shutdown_begins(cli.fault);
+        // One commit more than there are writers: one of them was begun after uploads hung.
+        let more = u64::from(cli.commit_rows) * (u64::from(cli.writers) + 1);
+        let acknowledged = || acks.updates();
+        weather.shutdown_begins(cli.fault, acknowledged, more).await;
     }
     let hurry = on_second_signal(&life);
     let (ended, stopped) = tokio::join!(life.end(), writers::stopped(writers));

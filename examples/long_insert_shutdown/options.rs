@@ -131,8 +131,8 @@ pub enum Fault {
     Errors,
     /// S3 answers nothing in the middle third of the run.
     Hang,
-    /// S3 stops answering just before shutdown, and is well again before the directory is opened
-    /// a second time.
+    /// S3 stops answering just before shutdown, uploads first, so that something is owed to it;
+    /// it is well again before the directory is opened a second time.
     HangAtShutdown,
 }
 
