@@ -15,8 +15,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-
 use crate::remote::probe::{Capabilities, probe};
+use crate::time::millis;
 
 use super::Checkpointer;
 use super::gc::server_now;
@@ -165,7 +165,7 @@ impl Checkpointer {
         Ok(Some(Stranded {
             from,
             to: epoch,
-            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            since_ms: millis(since),
         }))
     }
 

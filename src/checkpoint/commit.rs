@@ -260,7 +260,7 @@ impl Checkpointer {
             upto,
         } = drawn;
         let parts = &self.parts;
-        let unix_ms = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
+        let unix_ms = self.clock.unix_ms();
         let (on, listing) = (Arc::clone(parts), Arc::clone(line));
         let listed = parts.io().run(move || on.list(&listing)).await;
         listed.map_err(|error| Error::Runtime(error.to_string()))?;

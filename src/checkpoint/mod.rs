@@ -46,7 +46,7 @@ use crate::part::Parts;
 use crate::part::config::StoreConfig;
 use crate::remote::probe::Capabilities;
 use crate::sync::Mutex;
-use crate::time::WallClock;
+use crate::time::{WallClock, millis};
 use crate::watched::Watched;
 
 use commit::{Kept, Pending};
@@ -328,9 +328,9 @@ impl Checkpointer {
 
     /// Takes off the list what is not kept any longer; never the latest.
     fn retire(&self, head: &mut Head) -> Vec<Listed> {
-        let now = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
+        let now = self.clock.unix_ms();
         let most = self.config.retain_checkpoints.clamp(1, head::MAX_LISTED);
-        let age = u64::try_from(self.config.retain_age.as_millis()).unwrap_or(u64::MAX);
+        let age = millis(self.config.retain_age);
         let listed = std::mem::take(&mut head.checkpoints);
         let last = listed.len().saturating_sub(1);
         let mut retired = Vec::new();

@@ -24,6 +24,7 @@ use crate::part::header::{Address, PAGE};
 use crate::part::id::FileId;
 use crate::runtime::{Driver, Runtime};
 use crate::sync::Mutex;
+use crate::time::millis;
 
 use super::Checkpoint;
 use super::frame::Object;
@@ -314,7 +315,7 @@ async fn put_pin(
 ) -> Result<()> {
     let pin = Pin {
         listed: listed.clone(),
-        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        ttl_ms: millis(ttl),
     };
     let body = Object::Pin.seal(&pin).into();
     requests.put(key, &body, until).await?;

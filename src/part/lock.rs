@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::time::millis;
 use crate::watched::Watched;
 
 use super::detector::{self, Edge};
@@ -108,9 +109,8 @@ impl Locks {
 
     /// Moves the clock that locks are stamped with.
     pub(crate) fn tick(&self) {
-        let now = self.started.elapsed().as_millis();
-        self.now_ms
-            .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let now = millis(self.started.elapsed());
+        self.now_ms.store(now, Ordering::Relaxed);
     }
 
     /// Whether the phase lets this locker have or use locks.
