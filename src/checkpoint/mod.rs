@@ -10,7 +10,7 @@
 //! | `stand.rs`, `claim.rs` | whose turn it is, and taking it |
 //! | `commit.rs`, `writer.rs` | from a line to `head` |
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
-//! | `reader.rs`, `request.rs` | reading it back |
+//! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
 //! | `gc.rs` | deleting what nobody needs |
 //! | `restore.rs`, `verify.rs`, `pin.rs` | for who has no store |
 //! | `schedule.rs` | when one is due |
@@ -27,6 +27,7 @@ pub(crate) mod pin;
 pub(crate) mod reader;
 pub(crate) mod request;
 pub(crate) mod restore;
+pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod stand;
 pub(crate) mod tree;

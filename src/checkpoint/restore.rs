@@ -34,8 +34,8 @@ use super::manifest::{FileEntry, Manifest};
 use super::pin::Held;
 use super::reader::{self, Reader};
 use super::request::Requests;
+use super::run::{Run, runs};
 use super::stand::{Base, Stand, Stands};
-use super::verify::{Run, runs};
 
 /// The name of the mark.
 const MARK: &str = "RESTORE";
@@ -330,10 +330,7 @@ impl Target {
         };
         let mut last = 0;
         for file in files {
-            let mut entries = Vec::new();
-            for (number, page) in reader.pages(&file.pages).await? {
-                entries.extend(reader.page(page).await?.parts(number));
-            }
+            let entries = reader.parts(&file.pages).await?;
             restored.parts += entries.len() as u64;
             let bytes = entries.iter().map(|(_, address)| u64::from(address.len));
             restored.bytes += bytes.sum::<u64>();
@@ -397,11 +394,10 @@ impl Target {
             .await?;
         let disk: Arc<dyn crate::journal::fs::FsFile> = Arc::from(disk);
         let fetched = AtomicU64::new(0);
-        let images = missing.into_iter().map(|(index, address)| (address, index));
-        let put = |run: Run<u32>| {
+        let put = |run: Run| {
             let (disk, fetched) = (Arc::clone(&disk), &fetched);
             async move {
-                for (address, index, bytes) in reader.run(run).await {
+                for (index, address, bytes) in reader.run(run).await {
                     let bytes = bytes?;
                     let on = Arc::clone(&disk);
                     let at = u64::from(index) * each;
@@ -415,7 +411,7 @@ impl Target {
                 Ok::<_, Error>(())
             }
         };
-        let mut all = futures::stream::iter(runs(images))
+        let mut all = futures::stream::iter(runs(missing))
             .map(put)
             .buffer_unordered(AHEAD);
         while let Some(done) = all.next().await {
