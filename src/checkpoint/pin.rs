@@ -58,6 +58,81 @@ pub(crate) async fn choose(
     })
 }
 
+/// Clocks differ.
+const SLACK: Duration = Duration::from_secs(600);
+
+/// A pin that somebody has while he reads.
+#[derive(Debug)]
+pub(crate) struct Held {
+    requests: Requests,
+    key: String,
+}
+
+impl Held {
+    /// Pins a checkpoint that is to be read until `until`, however long that takes.
+    pub(crate) async fn take(
+        requests: &Requests,
+        number: Option<u64>,
+        until: Instant,
+    ) -> Result<(Self, Listed)> {
+        let listed = choose(requests, number, until).await?;
+        let ttl = until.saturating_duration_since(Instant::now()) + SLACK;
+        let (held, again) = Self::pin(requests, &listed, ttl, until).await?;
+        if again != listed {
+            held.give_back(until).await;
+            return Err(Error::HeadChanged);
+        }
+        Ok((held, listed))
+    }
+
+    /// Pins a checkpoint; which one `head` lists under its number then.
+    async fn pin(
+        requests: &Requests,
+        listed: &Listed,
+        ttl: Duration,
+        until: Instant,
+    ) -> Result<(Self, Listed)> {
+        let held = Self {
+            requests: requests.clone(),
+            key: format!("pins/{:016x}", requests.random.u64()),
+        };
+        held.put(listed, ttl, until).await?;
+        // Whoever took it off the list before looks for pins after.
+        match choose(requests, Some(listed.number), until).await {
+            Ok(again) => Ok((held, again)),
+            Err(error) => {
+                held.give_back(until).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes it, or writes it anew.
+    async fn put(&self, listed: &Listed, ttl: Duration, until: Instant) -> Result<()> {
+        let pin = Pin {
+            listed: listed.clone(),
+            ttl_ms: millis(ttl),
+        };
+        let body = Object::Pin.seal(&pin).into();
+        self.requests.put(&self.key, &body, until).await?;
+        Ok(())
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// The request's: then it stays until it expires.
+    async fn delete(&self, until: Instant) -> Result<()> {
+        Ok(self.requests.delete(&self.key, until).await?)
+    }
+
+    pub(crate) async fn give_back(self, until: Instant) {
+        if let Err(error) = self.delete(until).await {
+            tracing::debug!(%error, pin = %self.key, "stays until it expires");
+        }
+    }
+}
+
 /// What was read lately, up to so many bytes.
 #[derive(Debug)]
 struct Cache {
@@ -111,7 +186,7 @@ struct Inner {
     files: BTreeMap<u64, FileEntry>,
     pages: tokio::sync::Mutex<BTreeMap<(u64, u32), PageParts>>,
     cache: Mutex<Cache>,
-    pin: String,
+    pin: Held,
     ttl: Duration,
     renewed: tokio::sync::Mutex<Instant>,
     deadline: Duration,
@@ -155,11 +230,8 @@ impl ReadOnly {
         } = with;
         let until = Instant::now() + deadline;
         let listed = choose(&requests, number, until).await?;
-        let pin = format!("pins/{:016x}", requests.random.u64());
-        put_pin(&requests, &pin, &listed, ttl, until).await?;
+        let (pin, again) = Held::pin(&requests, &listed, ttl, until).await?;
         let opened = async {
-            // Whoever took it off the list before looks for pins after.
-            let again = choose(&requests, Some(listed.number), until).await?;
             if again != listed {
                 return Err(Error::NoSuchCheckpoint {
                     number: Some(listed.number),
@@ -174,9 +246,7 @@ impl ReadOnly {
         let (manifest, files) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
-                if let Err(error) = requests.delete(&pin, until).await {
-                    tracing::debug!(%error, %pin, "stays until it expires");
-                }
+                pin.give_back(until).await;
                 return Err(error);
             }
         };
@@ -258,68 +328,10 @@ impl ReadOnly {
         let deadline = inner.deadline;
         let work = async move {
             let until = Instant::now() + deadline;
-            Ok(inner.requests.delete(&inner.pin, until).await?)
+            inner.pin.delete(until).await
         };
         Op::new(&driver, deadline, work, || Error::WouldWait("S3"))
     }
-}
-
-/// A pin that somebody has while he reads, however long that takes.
-pub(crate) struct Held<'a> {
-    requests: &'a Requests,
-    key: String,
-}
-
-impl<'a> Held<'a> {
-    /// Pins a checkpoint that is to be read until `until`.
-    pub(crate) async fn take(
-        requests: &'a Requests,
-        number: Option<u64>,
-        until: Instant,
-    ) -> Result<(Self, Listed)> {
-        let listed = choose(requests, number, until).await?;
-        let key = format!("pins/{:016x}", requests.random.u64());
-        let ttl = until.saturating_duration_since(Instant::now()) + SLACK;
-        put_pin(requests, &key, &listed, ttl, until).await?;
-        let held = Self { requests, key };
-        // Whoever took it off the list before looks for pins after.
-        match choose(requests, Some(listed.number), until).await {
-            Ok(again) if again == listed => Ok((held, listed)),
-            Ok(_) => {
-                held.give_back(until).await;
-                Err(Error::HeadChanged)
-            }
-            Err(error) => {
-                held.give_back(until).await;
-                Err(error)
-            }
-        }
-    }
-
-    pub(crate) async fn give_back(self, until: Instant) {
-        if let Err(error) = self.requests.delete(&self.key, until).await {
-            tracing::debug!(%error, pin = %self.key, "stays until it expires");
-        }
-    }
-}
-
-/// Clocks differ.
-const SLACK: Duration = Duration::from_secs(600);
-
-async fn put_pin(
-    requests: &Requests,
-    key: &str,
-    listed: &Listed,
-    ttl: Duration,
-    until: Instant,
-) -> Result<()> {
-    let pin = Pin {
-        listed: listed.clone(),
-        ttl_ms: millis(ttl),
-    };
-    let body = Object::Pin.seal(&pin).into();
-    requests.put(key, &body, until).await?;
-    Ok(())
 }
 
 impl Inner {
@@ -334,7 +346,7 @@ impl Inner {
         if age * 2 < self.ttl {
             return Ok(());
         }
-        put_pin(&self.requests, &self.pin, &self.listed, self.ttl, until).await?;
+        self.pin.put(&self.listed, self.ttl, until).await?;
         if age >= self.ttl {
             // It may have been taken for nobody's meanwhile.
             choose(&self.requests, Some(self.listed.number), until).await?;
