@@ -12,7 +12,7 @@
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
 //! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
 //! | `gc.rs` | deleting what nobody needs |
-//! | `restore.rs`, `verify.rs`, `pin.rs` | for who has no store |
+//! | `restore.rs`, `verify.rs`, `read_only.rs`, `pin.rs` | for who has no store |
 //! | `schedule.rs` | when one is due |
 //!
 //! Everything below a prefix is named relative to it: a copied prefix is a valid store.
@@ -24,6 +24,7 @@ pub(crate) mod gc;
 pub(crate) mod head;
 pub(crate) mod manifest;
 pub(crate) mod pin;
+pub(crate) mod read_only;
 pub(crate) mod reader;
 pub(crate) mod request;
 pub(crate) mod restore;
@@ -59,7 +60,7 @@ use stand::Stands;
 
 pub use gc::GcReport;
 pub use manifest::MAX_META_BYTES;
-pub use pin::ReadOnly;
+pub use read_only::ReadOnly;
 pub use restore::{Restore, RestoreProgress, Restored};
 pub use verify::VerifyReport;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::pin::{Held, OpenReader};
+use crate::checkpoint::pin::Held;
+use crate::checkpoint::read_only::OpenReader;
 use crate::checkpoint::request::Requests;
 use crate::checkpoint::restore::Target;
 use crate::checkpoint::{GcReport, ReadOnly, Restore, Restored, VerifyReport, gc, head, verify};
