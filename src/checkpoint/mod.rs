@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `head.rs` | the one object that is changed: who owns the prefix, which checkpoints there are |
 //! | `stand.rs`, `claim.rs` | whose turn it is, and taking it |
-//! | `commit.rs`, `writer.rs` | from a line to `head` |
+//! | `commit.rs`, `pages.rs`, `writer.rs` | from a line to `head` |
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
 //! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
 //! | `gc.rs` | deleting what nobody needs |
@@ -23,6 +23,7 @@ pub(crate) mod frame;
 pub(crate) mod gc;
 pub(crate) mod head;
 pub(crate) mod manifest;
+pub(crate) mod pages;
 pub(crate) mod pin;
 pub(crate) mod read_only;
 pub(crate) mod reader;
@@ -51,9 +52,10 @@ use crate::sync::Mutex;
 use crate::time::{WallClock, millis};
 use crate::watched::Watched;
 
-use commit::{Kept, Pending};
+use commit::Pending;
 use head::{Change, Changed, Found, Head, Listed};
 use manifest::Manifest;
+use pages::Kept;
 use request::Requests;
 use schedule::Schedule;
 use stand::Stands;
