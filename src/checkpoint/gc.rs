@@ -30,7 +30,7 @@ use crate::part::header::Address;
 
 use super::Checkpointer;
 use super::frame::Object;
-use super::head::{self, Change, Changed, Head, Listed};
+use super::head::{self, Change, Head, Listed};
 use super::manifest::{self, Manifest, Stranded};
 use super::pin::Pin;
 use super::reader::{self, Named, Reader};
@@ -460,25 +460,10 @@ impl Checkpointer {
                 return Ok((head, 0));
             }
             head.write_id = self.new_write_id();
-            let mut change = Change::new(head, Some(&found), self.is_fencing());
-            match change.send(&self.requests, until).await {
-                Changed::Ours(etag) => {
-                    let head = change.head;
-                    turn.known = Some(head::Found {
-                        head: head.clone(),
-                        etag,
-                    });
-                    return Ok((head, retired));
-                }
-                Changed::Lost => {}
-                Changed::Refused(error) => return Err(error.into()),
-                Changed::Unknown(error) => {
-                    turn.open = Some(super::Open {
-                        change,
-                        pending: None,
-                    });
-                    return Err(error.into());
-                }
+            let change = Change::new(head, Some(&found), self.is_fencing());
+            if let Some(found) = turn.send(change, &self.requests, until).await? {
+                turn.known = Some(found.clone());
+                return Ok((found.head, retired));
             }
         }
     }

@@ -121,6 +121,33 @@ pub(crate) struct TurnOfHead {
     tried: u64,
 }
 
+impl TurnOfHead {
+    /// Sends a change without a checkpoint in it: `head` as it is then; `None` where another was
+    /// first.
+    async fn send(
+        &mut self,
+        mut change: Change,
+        requests: &Requests,
+        until: Instant,
+    ) -> Result<Option<Found>> {
+        match change.send(requests, until).await {
+            Changed::Ours(etag) => Ok(Some(Found {
+                head: change.head,
+                etag,
+            })),
+            Changed::Lost => Ok(None),
+            Changed::Refused(error) => Err(error.into()),
+            Changed::Unknown(error) => {
+                self.open = Some(Open {
+                    change,
+                    pending: None,
+                });
+                Err(error.into())
+            }
+        }
+    }
+}
+
 /// Counts since open.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
