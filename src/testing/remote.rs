@@ -469,6 +469,19 @@ impl State {
         Ok(())
     }
 
+    /// Uploads that are not finished, of some keys.
+    fn uploads_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<MultipartUpload> {
+        let uploads = self.uploads.iter();
+        let found = uploads.filter(|(_, upload)| wanted(&upload.key));
+        found
+            .map(|(id, upload)| MultipartUpload {
+                key: upload.key.clone(),
+                upload_id: id.clone(),
+                initiated: None,
+            })
+            .collect()
+    }
+
     fn complete(&mut self, request: &CompleteMultipart) -> Result<ObjectInfo, RemoteError> {
         let operation = "CompleteMultipartUpload";
         self.check(&request.key, request.condition.as_ref())?;
@@ -649,16 +662,7 @@ impl Remote for SimRemote {
         let key = key.to_owned();
         Box::pin(async move {
             self.carry(Call::ListMultipart, &key, None, None, |state| {
-                Ok(state
-                    .uploads
-                    .iter()
-                    .filter(|(_, upload)| upload.key == key)
-                    .map(|(id, _)| MultipartUpload {
-                        key: key.clone(),
-                        upload_id: id.clone(),
-                        initiated: None,
-                    })
-                    .collect())
+                Ok(state.uploads_of(|of| of == key))
             })
             .await
         })
@@ -668,15 +672,7 @@ impl Remote for SimRemote {
         let prefix = prefix.to_owned();
         Box::pin(async move {
             self.carry(Call::ListMultipart, &prefix, None, None, |state| {
-                let uploads = state.uploads.iter();
-                let found = uploads.filter(|(_, upload)| upload.key.starts_with(&prefix));
-                Ok(found
-                    .map(|(id, upload)| MultipartUpload {
-                        key: upload.key.clone(),
-                        upload_id: id.clone(),
-                        initiated: None,
-                    })
-                    .collect())
+                Ok(state.uploads_of(|of| of.starts_with(&prefix)))
             })
             .await
         })
