@@ -162,9 +162,8 @@ pub(super) fn build(parts: &Parts, line: &OpenLine) -> Result<Vec<Built>> {
             continue;
         }
         let behind = file.parts_of(len);
-        let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);
         let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
-        for (key, _) in rows.range(of) {
+        for (key, _) in rows.range(PartKey::all_of(file.no)) {
             if u64::from(key.index() / PAGE) < behind.div_ceil(u64::from(PAGE)) {
                 pages.entry(key.index() / PAGE).or_default();
             }

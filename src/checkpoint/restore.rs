@@ -37,8 +37,9 @@ use super::request::Requests;
 use super::run::{Run, runs};
 use super::stand::{Base, Stand, Stands};
 
-/// The name of the mark.
+/// The name of the mark, and of one that is being made.
 const MARK: &str = "RESTORE";
+const NEW_MARK: &str = "RESTORE.new";
 /// Reads at one time.
 const AHEAD: usize = 8;
 
@@ -184,7 +185,7 @@ fn prepare(fs: &dyn Fs, dir: &Path, mark: &Mark) -> Result<()> {
     let here = if_there(fs.read_dir(dir)).map_err(|e| failed(dir, &e))?;
     let mut here = here.unwrap_or_default();
     // A mark that was not named yet marks nothing.
-    here.retain(|name| name != "RESTORE.new");
+    here.retain(|name| name != NEW_MARK);
     if !here.is_empty() {
         match read_mark(fs, dir)? {
             None => {
@@ -213,7 +214,7 @@ fn prepare(fs: &dyn Fs, dir: &Path, mark: &Mark) -> Result<()> {
         if_there(fs.unlink(&identity)).map_err(|e| failed(&identity, &e))?;
     }
     fs.create_dir_all(dir).map_err(|e| failed(dir, &e))?;
-    let (path, beside) = (dir.join(MARK), dir.join("RESTORE.new"));
+    let (path, beside) = (dir.join(MARK), dir.join(NEW_MARK));
     let written = (|| {
         if_there(fs.unlink(&beside))?;
         let file = fs.open(&beside, OpenMode::CreateNew)?;
