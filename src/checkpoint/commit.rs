@@ -129,9 +129,7 @@ impl Checkpointer {
     /// The number of the next checkpoint. One that was tried is not given again: what it left
     /// under its key stays what it is.
     async fn next_number(&self, turn: &mut TurnOfHead, until: Instant) -> Result<u64> {
-        if turn.known.is_none() || !self.is_fencing() {
-            turn.known = head::read(&self.requests, until).await?;
-        }
+        self.know(turn, until).await?;
         let latest = turn.known.as_ref().and_then(|found| found.head.latest());
         if !self.is_fencing() {
             self.follows(latest).await?;
@@ -139,6 +137,14 @@ impl Checkpointer {
         let number = latest.map_or(0, |listed| listed.number).max(turn.tried) + 1;
         turn.tried = number;
         Ok(number)
+    }
+
+    /// `head` as it was last; where nobody claims, as it is.
+    async fn know(&self, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
+        if turn.known.is_none() || !self.is_fencing() {
+            turn.known = head::read(&self.requests, until).await?;
+        }
+        Ok(())
     }
 
     /// Where nobody claims, whether this directory follows the latest checkpoint is looked at before
@@ -275,7 +281,7 @@ impl Checkpointer {
             self.put(&mut kept, built, &mut writer, until).await?;
         }
         let tree = kept.store(&mut writer)?;
-        let (issued, _) = tokio::select! {
+        let issued = tokio::select! {
             sent = timeout_at(until, writer.upload()) => sent.map_err(|_| late())??,
             // Nothing is sent any more.
             error = line.given_up() => return Err(error),
@@ -336,26 +342,20 @@ impl Checkpointer {
             .await?;
         let mut turn = self.head.lock().await;
         self.settle_head(&mut turn, until).await?;
-        let mut pending = Some(pending);
+        let listed = pending.base.listed.clone();
         loop {
-            if turn.known.is_none() || !self.is_fencing() {
-                turn.known = head::read(&self.requests, until).await?;
-            }
-            let Some(of) = pending.as_ref() else {
-                return Err(Error::HeadChanged);
-            };
+            self.know(&mut turn, until).await?;
             let found = turn.known.clone();
             let mut head = found
                 .as_ref()
                 .map_or_else(Head::default, |f| f.head.clone());
             self.check_owner(&head).await?;
-            let number = of.base.listed.number;
-            head.write_id = of.base.listed.write_id;
+            head.write_id = listed.write_id;
             if !self.is_fencing() {
                 // Nobody owns it: who looks for garbage from outside is to know.
                 head.epoch = 0;
             }
-            head.checkpoints.push(of.base.listed.clone());
+            head.checkpoints.push(listed.clone());
             self.retire(&mut head);
             let mut change = Change::new(head, found.as_ref(), self.is_fencing());
             match change.send(&self.requests, until).await {
@@ -364,12 +364,8 @@ impl Checkpointer {
                         head: change.head,
                         etag,
                     });
-                    let Some(pending) = pending.take() else {
-                        return Err(Error::HeadChanged);
-                    };
                     let told = self.committed(pending).await;
                     drop(turn);
-                    let told = told?;
                     // The engine may take its time: nobody else waits for it.
                     if timeout_at(until, self.tell(&told)).await.is_err() {
                         tracing::error!("the engine does not come back from on_checkpoint");
@@ -379,13 +375,13 @@ impl Checkpointer {
                 Changed::Lost => turn.known = None,
                 Changed::Refused(error) => return Err(error.into()),
                 Changed::Unknown(error) => {
-                    turn.open = pending.take().map(|pending| Open {
+                    turn.open = Some(Open {
                         change,
                         pending: Some(Box::new(pending)),
                     });
                     self.look.notify_one();
                     return Err(Error::CheckpointUnknown {
-                        number,
+                        number: listed.number,
                         cause: Box::new(error),
                     });
                 }
@@ -394,7 +390,7 @@ impl Checkpointer {
     }
 
     /// `head` has it.
-    pub(super) async fn committed(&self, pending: Pending) -> Result<Arc<Checkpoint>> {
+    pub(super) async fn committed(&self, pending: Pending) -> Arc<Checkpoint> {
         let parts = &self.parts;
         let journal = &parts.queue().journal;
         let base = pending.base.clone();
@@ -418,7 +414,7 @@ impl Checkpointer {
         tracing::info!(number = told.number, files = told.files, "committed");
         self.counts.committed(told.number);
         self.last.change(|last| *last = Some(Arc::clone(&told)));
-        Ok(told)
+        told
     }
 
     /// Tells the engine of a checkpoint.

@@ -339,7 +339,7 @@ impl Checkpointer {
                     let head = change.head;
                     turn.known = Some(Found { head, etag });
                     if let Some(pending) = pending {
-                        let told = self.committed(*pending).await?;
+                        let told = self.committed(*pending).await;
                         let on = Arc::clone(self);
                         self.parts.spawn(async move { on.tell(&told).await });
                     }
@@ -424,15 +424,8 @@ impl Checkpointer {
     }
 
     /// The checkpoints that are listed.
-    pub(crate) async fn list(&self, until: Instant) -> Result<Vec<(u64, u128, u64)>> {
-        let found = head::read(&self.requests, until).await?;
-        let listed = found
-            .map(|found| found.head.checkpoints)
-            .unwrap_or_default();
-        Ok(listed
-            .into_iter()
-            .map(|one| (one.number, one.write_id, one.unix_ms))
-            .collect())
+    pub(crate) async fn list(&self, until: Instant) -> Result<Vec<Listed>> {
+        head::listed(&self.requests, until).await
     }
 
     pub(crate) fn snapshot(&self) -> CheckpointSnapshot {

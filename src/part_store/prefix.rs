@@ -125,13 +125,8 @@ impl Prefix {
     /// [`Error::Remote`], [`Error::ObjectDamaged`], [`Error::Version`], [`Error::TimedOut`].
     pub fn checkpoints(&self) -> Op<Vec<ListedCheckpoint>> {
         self.op(|requests, until, _| async move {
-            let found = head::read(&requests, until).await?;
-            let listed = found
-                .map(|found| found.head.checkpoints)
-                .unwrap_or_default();
-            let listed = listed.into_iter();
-            let listed = listed.map(|one| (one.number, one.write_id, one.unix_ms));
-            Ok(ListedCheckpoint::all(listed.collect()))
+            let listed = head::listed(&requests, until).await?;
+            Ok(ListedCheckpoint::all(listed))
         })
     }
 
