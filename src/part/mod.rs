@@ -18,7 +18,7 @@
 //! | `load.rs` | the way in |
 //! | `capture.rs`, `pack.rs`, `flush.rs`, `settle.rs` | the way out |
 //! | `line.rs`, `aside.rs` | what all of it was at one instant |
-//! | `length.rs` | create, drop, set_len |
+//! | `create.rs`, `length.rs` | create; drop, set_len |
 //! | `epoch.rs` | what objects are called |
 //! | `record.rs`, `snapshot.rs`, `replay.rs`, `open.rs`, `seed.rs` | what survives |
 //! | `for_checkpoint.rs` | what the layer above asks |
@@ -31,6 +31,7 @@ pub(crate) mod access;
 pub(crate) mod aside;
 pub(crate) mod capture;
 pub mod config;
+pub(crate) mod create;
 pub(crate) mod detector;
 pub(crate) mod epoch;
 pub(crate) mod evict;
@@ -84,13 +85,13 @@ use crate::sync::Mutex;
 use crate::watched::Watched;
 
 use config::StoreConfig;
+use create::{Reserved, too_many};
 use epoch::Epochs;
 use evict::Resident;
 use file::PartFile;
 use flush::Flusher;
 use id::FileId;
 use latch::Latches;
-use length::{Reserved, too_many};
 use line::Line;
 use lock::Locks;
 use room::Room;
