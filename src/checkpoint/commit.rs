@@ -31,8 +31,9 @@ use super::head::{self, Change, Changed, Head, Listed};
 use super::manifest::{self, MAX_META_BYTES, Manifest};
 use super::pages::{Kept, build};
 use super::stand::Base;
+use super::turn::{Open, TurnOfHead};
 use super::writer::{Writer, send_aside};
-use super::{Checkpoint, Checkpointer, Meta, Open, TurnOfHead};
+use super::{Checkpoint, Checkpointer, Meta};
 
 /// A checkpoint that `head` does not have yet.
 #[derive(Debug)]
@@ -137,14 +138,6 @@ impl Checkpointer {
         let number = latest.map_or(0, |listed| listed.number).max(turn.tried) + 1;
         turn.tried = number;
         Ok(number)
-    }
-
-    /// `head` as it was last; where nobody claims, as it is.
-    async fn know(&self, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
-        if turn.known.is_none() || !self.is_fencing() {
-            turn.known = head::read(&self.requests, until).await?;
-        }
-        Ok(())
     }
 
     /// Where nobody claims, whether this directory follows the latest checkpoint is looked at before

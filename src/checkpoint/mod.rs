@@ -7,7 +7,8 @@
 //! | file | concept |
 //! |---|---|
 //! | `head.rs` | the one object that is changed: who owns the prefix, which checkpoints there are |
-//! | `stand.rs`, `claim.rs` | whose turn it is, and taking it |
+//! | `turn.rs` | one change of it at a time, and what became of the one before |
+//! | `stand.rs`, `claim.rs` | who may own the prefix, and claiming it |
 //! | `commit.rs`, `pages.rs`, `writer.rs` | from a line to `head` |
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
 //! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
@@ -33,6 +34,7 @@ pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod stand;
 pub(crate) mod tree;
+pub(crate) mod turn;
 pub(crate) mod verify;
 pub(crate) mod writer;
 
@@ -52,13 +54,13 @@ use crate::sync::Mutex;
 use crate::time::{WallClock, millis};
 use crate::watched::Watched;
 
-use commit::Pending;
-use head::{Change, Changed, Found, Head, Listed};
+use head::{Head, Listed};
 use manifest::Manifest;
 use pages::Kept;
 use request::Requests;
 use schedule::Schedule;
 use stand::Stands;
+use turn::TurnOfHead;
 
 pub use gc::GcReport;
 pub use manifest::MAX_META_BYTES;
@@ -100,50 +102,6 @@ impl Checkpoint {
             unix_ms: manifest.unix_ms,
             files: manifest.files,
             meta: manifest.meta.clone(),
-        }
-    }
-}
-
-/// A change of `head` of which nobody knows what came.
-#[derive(Debug)]
-pub(crate) struct Open {
-    change: Change,
-    /// The checkpoint in it.
-    pending: Option<Box<Pending>>,
-}
-
-/// Whoever has this changes `head`; one at a time.
-#[derive(Debug, Default)]
-pub(crate) struct TurnOfHead {
-    known: Option<Found>,
-    open: Option<Open>,
-    /// The last number that was tried.
-    tried: u64,
-}
-
-impl TurnOfHead {
-    /// Sends a change without a checkpoint in it: `head` as it is then; `None` where another was
-    /// first.
-    async fn send(
-        &mut self,
-        mut change: Change,
-        requests: &Requests,
-        until: Instant,
-    ) -> Result<Option<Found>> {
-        match change.send(requests, until).await {
-            Changed::Ours(etag) => Ok(Some(Found {
-                head: change.head,
-                etag,
-            })),
-            Changed::Lost => Ok(None),
-            Changed::Refused(error) => Err(error.into()),
-            Changed::Unknown(error) => {
-                self.open = Some(Open {
-                    change,
-                    pending: None,
-                });
-                Err(error.into())
-            }
         }
     }
 }
@@ -316,45 +274,6 @@ impl Checkpointer {
 
     fn new_write_id(&self) -> u128 {
         u128::from(self.requests.random.u64()) << 64 | u128::from(self.requests.random.u64())
-    }
-
-    /// Finds out what became of a change of `head` whose reply was lost.
-    ///
-    /// # Errors
-    /// [`Error::CheckpointUnknown`], or the request's: it is still not known.
-    async fn settle_head(self: &Arc<Self>, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
-        let Some(open) = &mut turn.open else {
-            return Ok(());
-        };
-        match open.change.send(&self.requests, until).await {
-            Changed::Unknown(error) => match &open.pending {
-                None => Err(error.into()),
-                Some(pending) => Err(Error::CheckpointUnknown {
-                    number: pending.number(),
-                    cause: Box::new(error),
-                }),
-            },
-            Changed::Ours(etag) => {
-                if let Some(Open { change, pending }) = turn.open.take() {
-                    let head = change.head;
-                    turn.known = Some(Found { head, etag });
-                    if let Some(pending) = pending {
-                        let told = self.committed(*pending).await;
-                        let on = Arc::clone(self);
-                        self.parts.spawn(async move { on.tell(&told).await });
-                    }
-                }
-                Ok(())
-            }
-            Changed::Lost | Changed::Refused(_) => {
-                turn.open = None;
-                turn.known = None;
-                self.parts.line.forget();
-                // Whose it is now is looked at.
-                self.look.notify_one();
-                Ok(())
-            }
-        }
     }
 
     /// Takes off the list what is not kept any longer; never the latest.

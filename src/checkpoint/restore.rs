@@ -289,19 +289,15 @@ impl Target {
         let opened = opened.map_err(|error| Error::directory(&self.dir, &error))?;
         let (journal, _) = opened?;
         run(journal.clone());
-        let made = self
-            .fill(what, &journal, &reader, &manifest, files, &mut restored)
-            .await;
-        let stood = match made {
-            Ok(last) => {
-                // All of it, before anything says that it is there.
-                match journal.flush().await {
-                    Ok(()) => self.stand(&journal, listed, &manifest, last).await,
-                    Err(error) => Err(error.into()),
-                }
-            }
-            Err(error) => Err(error),
+        let stood = async {
+            let last = self
+                .fill(what, &journal, &reader, &manifest, files, &mut restored)
+                .await?;
+            // All of it, before anything says that it is there.
+            journal.flush().await?;
+            self.stand(&journal, listed, &manifest, last).await
         };
+        let stood = stood.await;
         let sealed = journal.seal().await;
         stood?;
         sealed?;
