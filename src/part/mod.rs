@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `state.rs` | everything that is decided about a part at one instant: pure |
 //! | `waiters.rs`, `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
-//! | `detector.rs` | who waits for whom: pure |
+//! | `deadlock.rs`, `detector.rs` | who waits for whom; the search for a cycle: pure |
 //! | `id.rs`, `header.rs`, `file.rs` | what files and parts are |
 //! | `latch.rs` | one copy at a time |
 //! | `room.rs`, `evict.rs` | what may be here, and what goes |
@@ -32,6 +32,7 @@ pub(crate) mod aside;
 pub(crate) mod capture;
 pub mod config;
 pub(crate) mod create;
+pub(crate) mod deadlock;
 pub(crate) mod detector;
 pub(crate) mod epoch;
 pub(crate) mod evict;
