@@ -12,7 +12,7 @@
 //! | `commit.rs`, `pages.rs`, `writer.rs` | from a line to `head` |
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
 //! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
-//! | `gc.rs` | deleting what nobody needs |
+//! | `gc.rs`, `sweep.rs` | deleting what nobody needs |
 //! | `restore.rs`, `verify.rs`, `read_only.rs`, `pin.rs` | for who has no store |
 //! | `schedule.rs` | when one is due |
 //!
@@ -33,6 +33,7 @@ pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod stand;
+pub(crate) mod sweep;
 pub(crate) mod tree;
 pub(crate) mod turn;
 pub(crate) mod verify;
