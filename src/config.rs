@@ -333,7 +333,7 @@ pub(crate) mod maybe_millis {
         value: &Option<Duration>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        let millis = value.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
+        let millis = value.map(crate::time::millis);
         millis.serialize(to)
     }
 
@@ -350,7 +350,7 @@ pub(crate) mod millis {
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+        to.serialize_u64(crate::time::millis(*value))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

@@ -1,8 +1,9 @@
 //! The errors of the public API.
 //!
-//! Owns: one enum with a variant for each thing that can go wrong, what kind it is, what a caller
-//! should do about it, and how it looks as an [`io::Error`]. Every variant names the value and the
-//! limit.
+//! Owns: one enum with a variant for each thing that can go wrong. Every variant names the value
+//! and the limit. What a caller makes of it is in `kind.rs`.
+
+mod kind;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ use crate::queue::receipt::Settlement;
 use crate::queue::task::TaskId;
 use crate::remote::RemoteError;
 use crate::remote::validate::ValidationError;
+
+pub use kind::{Advice, Kind};
 
 /// What every fallible call of the public API returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -522,138 +525,7 @@ fn names(holders: &[Holder]) -> String {
     names.join("; ")
 }
 
-/// What sort of error it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// An argument or the configuration.
-    InvalidInput,
-    /// A limit, for now.
-    Full,
-    /// A deadline.
-    TimedOut,
-    /// Shutdown.
-    ShuttingDown,
-    /// Something that is not there.
-    NotFound,
-    /// The state of a key or task forbids it.
-    Conflict,
-    /// The local disk or directory.
-    Local,
-    /// S3.
-    Remote,
-}
-
-/// What a caller should do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Advice {
-    /// Call again later.
-    Retry,
-    /// Wait on the operation with a longer deadline instead of calling again.
-    Wait,
-    /// Open the directory again.
-    Reopen,
-    /// Do not repeat this call.
-    Stop,
-}
-
 impl Error {
-    /// What sort of error it is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Config(_) | Self::InvalidInput { .. } | Self::TooLarge { .. } => {
-                Kind::InvalidInput
-            }
-            Self::Refused(_)
-            | Self::ForeignReceipt(_)
-            | Self::OutOfRange { .. }
-            | Self::WouldBlockRuntime => Kind::InvalidInput,
-            Self::QueueFull { .. } | Self::Paused(_) | Self::WouldWait(_) => Kind::Full,
-            Self::DiskFull { .. } => Kind::Full,
-            Self::TimedOut { .. } => Kind::TimedOut,
-            Self::ShuttingDown { .. } => Kind::ShuttingDown,
-            Self::NotFound { .. } | Self::NoSuchTask(_) | Self::SourceMissing { .. } => {
-                Kind::NotFound
-            }
-            Self::KeyPending { .. }
-            | Self::DependencyFailed { .. }
-            | Self::NotUploaded { .. }
-            | Self::WrongState { .. } => Kind::Conflict,
-            Self::DirectoryInUse { .. }
-            | Self::Directory { .. }
-            | Self::Version { .. }
-            | Self::Damaged(_)
-            | Self::JournalFailed(_)
-            | Self::Runtime(_) => Kind::Local,
-            Self::NotInS3 { .. } => Kind::Full,
-            Self::ConditionsUnsupported(_)
-            | Self::FencingUnsupported(_)
-            | Self::ObjectLock { .. }
-            | Self::Unclaimed
-            | Self::CheckpointUnknown { .. }
-            | Self::ObjectMissing { .. }
-            | Self::ObjectDamaged { .. }
-            | Self::PartFailed { .. }
-            | Self::Remote(_) => Kind::Remote,
-            Self::Fenced { .. }
-            | Self::Stranded
-            | Self::TakeOverNeeded { .. }
-            | Self::Diverged { .. }
-            | Self::HeadChanged
-            | Self::RestoreUnfinished { .. }
-            | Self::NotEmpty { .. } => Kind::Conflict,
-            Self::NoSuchCheckpoint { .. } => Kind::NotFound,
-            Self::Locked { .. }
-            | Self::CacheFull { .. }
-            | Self::NoRoom { .. }
-            | Self::Loading { .. }
-            | Self::TooManyHolders { .. } => Kind::Full,
-            Self::AlreadyHeld { .. } | Self::WouldDeadlock { .. } | Self::FileExists { .. } => {
-                Kind::Conflict
-            }
-            Self::UnknownFile { .. } | Self::Deleted { .. } => Kind::NotFound,
-            Self::PastEnd { .. } => Kind::InvalidInput,
-            Self::StoreFailed(_) => Kind::Local,
-            Self::LoadFailed { .. } | Self::ImageMissing { .. } | Self::ImageCorrupt { .. } => {
-                Kind::Remote
-            }
-        }
-    }
-
-    /// What a caller should do about it.
-    #[must_use]
-    pub fn advice(&self) -> Advice {
-        match self {
-            Self::QueueFull { .. }
-            | Self::WouldWait(_)
-            | Self::KeyPending { .. }
-            | Self::Locked { .. }
-            | Self::NoRoom { .. }
-            | Self::Loading { .. } => Advice::Wait,
-            Self::WouldDeadlock { .. } | Self::CacheFull { .. } | Self::TooManyHolders { .. } => {
-                Advice::Retry
-            }
-            Self::LoadFailed { cause, .. } | Self::PartFailed { cause, .. } => {
-                Self::Remote(cause.clone()).advice()
-            }
-            Self::NotInS3 { .. } | Self::Unclaimed | Self::CheckpointUnknown { .. } => Advice::Wait,
-            Self::HeadChanged => Advice::Retry,
-            Self::StoreFailed(_) => Advice::Reopen,
-            Self::DiskFull { .. } | Self::Paused(_) | Self::DirectoryInUse { .. } => Advice::Retry,
-            Self::TimedOut { waiting_for, .. } => match waiting_for.advice() {
-                Advice::Wait => Advice::Retry,
-                other => other,
-            },
-            Self::Remote(error) => match error.class {
-                crate::remote::Class::Transient | crate::remote::Class::Throttle => Advice::Retry,
-                crate::remote::Class::Environment => Advice::Retry,
-                crate::remote::Class::Permanent | crate::remote::Class::Conflict => Advice::Stop,
-            },
-            Self::JournalFailed(_) | Self::Runtime(_) | Self::ShuttingDown { .. } => Advice::Reopen,
-            _ => Advice::Stop,
-        }
-    }
-
     pub(crate) fn directory(path: impl Into<PathBuf>, error: &io::Error) -> Self {
         Self::Directory {
             path: path.into(),
@@ -718,40 +590,5 @@ impl From<JournalError> for Error {
                 Self::JournalFailed(error.to_string())
             }
         }
-    }
-}
-
-impl From<Error> for io::Error {
-    /// Keeps the error inside; never `Interrupted` or `WouldBlock`, which callers of read and
-    /// write loops would retry at once.
-    fn from(error: Error) -> Self {
-        let kind = match &error {
-            Error::TimedOut { .. }
-            | Error::WouldWait(_)
-            | Error::Locked { .. }
-            | Error::Loading { .. }
-            | Error::NoRoom { .. } => io::ErrorKind::TimedOut,
-            Error::Fenced { .. } | Error::Stranded => io::ErrorKind::ReadOnlyFilesystem,
-            Error::ImageMissing { .. }
-            | Error::ImageCorrupt { .. }
-            | Error::ObjectMissing { .. }
-            | Error::ObjectDamaged { .. }
-            | Error::Damaged(_) => io::ErrorKind::InvalidData,
-            Error::CacheFull { .. } => io::ErrorKind::StorageFull,
-            Error::QueueFull { .. } | Error::DiskFull { .. } | Error::Paused(_) => {
-                io::ErrorKind::StorageFull
-            }
-            Error::ShuttingDown { .. } => io::ErrorKind::BrokenPipe,
-            Error::Directory { kind, .. } => match kind {
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => io::ErrorKind::Other,
-                kind => *kind,
-            },
-            _ => match error.kind() {
-                Kind::InvalidInput => io::ErrorKind::InvalidInput,
-                Kind::NotFound => io::ErrorKind::NotFound,
-                _ => io::ErrorKind::Other,
-            },
-        };
-        Self::new(kind, error)
     }
 }

@@ -41,9 +41,19 @@ impl WallClock {
         self.unix + self.at.elapsed()
     }
 
+    /// The same in milliseconds.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        millis(self.unix())
+    }
+
     /// The same as a [`SystemTime`].
     #[must_use]
     pub fn now(&self) -> SystemTime {
         UNIX_EPOCH + self.unix()
     }
+}
+
+/// A duration in milliseconds, as it is stored and told.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -27,6 +27,7 @@ use crate::remote::Remote;
 use crate::runtime::{Driver, Runtime};
 use crate::shutdown::{Phase, Shutdown, ShutdownHold, ShutdownReport};
 use crate::sync::Mutex;
+use crate::time::millis;
 use crate::worker::Workers;
 
 pub use open::Builder;
@@ -374,7 +375,7 @@ impl UploadQueue {
         let inner = &self.inner;
         let (queue, totals) = (&inner.queue, &inner.queue.totals);
         let usage = queue.admission.usage();
-        let age = |since: Instant| since.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        let age = |since: Instant| millis(since.elapsed());
         Snapshot {
             phase: inner.shutdown.phase(),
             pressure: queue.admission.pressure(),

@@ -15,12 +15,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-
 use crate::remote::probe::{Capabilities, probe};
+use crate::time::millis;
 
 use super::Checkpointer;
 use super::gc::server_now;
-use super::head::{self, Change, Changed, Head};
+use super::head::{self, Change, Head};
 use super::manifest::Stranded;
 use super::reader;
 use super::stand::Turn;
@@ -83,37 +83,25 @@ impl Checkpointer {
             let stand = self.stands.now();
             // What was found stays found: another claim in between loses the PUT.
             let over = self.take_over && !self.claimed_once();
-            let Turn { base, epoch } = stand.turn(found.as_ref().map(|f| &f.head), over)?;
-            let stranded = self
-                .stranded_by(found.as_ref().map(|f| &f.head), epoch, until)
-                .await?;
+            let theirs = found.as_ref().map(|found| &found.head);
+            let Turn { base, epoch } = stand.turn(theirs, over)?;
+            let stranded = self.stranded_by(theirs, epoch, until).await?;
             let write_id = self.new_write_id();
             let new = Head {
                 epoch,
                 owner: self.owner.clone(),
                 write_id,
-                checkpoints: found
-                    .as_ref()
-                    .map_or_else(Vec::new, |found| found.head.checkpoints.clone()),
+                checkpoints: theirs.map_or_else(Vec::new, |head| head.checkpoints.clone()),
             };
             let journal = &self.parts.queue().journal;
             self.stands
                 .change(journal, |stand| stand.claims(write_id))
                 .await?;
-            let mut change = Change::new(new, found.as_ref(), true);
-            let etag = match change.send(&self.requests, until).await {
-                Changed::Ours(etag) => etag,
-                Changed::Lost => continue,
-                Changed::Refused(error) => return Err(error.into()),
-                Changed::Unknown(error) => {
-                    turn_of_head.open = Some(super::Open {
-                        change,
-                        pending: None,
-                    });
-                    return Err(error.into());
-                }
+            let change = Change::new(new, found.as_ref(), true);
+            let sent = turn_of_head.send(change, &self.requests, until).await?;
+            let Some(claimed) = sent else {
+                continue;
             };
-            let head = change.head;
             self.stands
                 .change(journal, |stand| {
                     stand.base = base;
@@ -133,7 +121,7 @@ impl Checkpointer {
                 })
                 .await?;
             self.parts.epochs.adopt(epoch, journal).await?;
-            turn_of_head.known = Some(head::Found { head, etag });
+            turn_of_head.known = Some(claimed);
             self.epoch_is(epoch);
             self.parts.queue().hold_sending(false);
             self.parts.flusher.moved();
@@ -165,7 +153,7 @@ impl Checkpointer {
         Ok(Some(Stranded {
             from,
             to: epoch,
-            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            since_ms: millis(since),
         }))
     }
 

@@ -1,7 +1,7 @@
 //! Making a checkpoint: from the line to `head`.
 //!
-//! Owns: the order of it. Does not own: the line and its list ([`crate::part::line`]), the formats,
-//! or `head`.
+//! Owns: the order of it. Does not own: the line and its list ([`crate::part::line`]), which pages
+//! are new (`pages.rs`), the formats, or `head`.
 //!
 //! ```text
 //! room to set images aside -> line -> list -> images, and sync -> pages, tree -> manifest -> head
@@ -15,39 +15,25 @@
 //! 5. While nobody knows what became of a change of `head`, no other is made, and nothing that it
 //!    names is deleted.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, Result};
-use crate::part::Parts;
 use crate::part::aside::AsideRoom;
 use crate::part::epoch::Issued;
-use crate::part::file::PartFile;
-use crate::part::header::{Address, PAGE};
-use crate::part::id::PartKey;
-use crate::part::line::{FileRow, OpenLine, Row};
+use crate::part::line::{FileRow, OpenLine};
 use crate::queue::receipt::Receipt;
 
-use super::frame::{Leaf, Object};
+use super::frame::Object;
 use super::head::{self, Change, Changed, Head, Listed};
-use super::manifest::{self, FEW, FileEntry, MAX_META_BYTES, Manifest, Page, Pages, Root};
-use super::reader::{self, Reader};
+use super::manifest::{self, MAX_META_BYTES, Manifest};
+use super::pages::{Kept, build};
 use super::stand::Base;
-use super::tree::Tree;
+use super::turn::{Open, TurnOfHead};
 use super::writer::{Writer, send_aside};
-use super::{Checkpoint, Checkpointer, Meta, Open, TurnOfHead};
-
-/// The files of the last checkpoint, as far as they were looked at.
-#[derive(Debug)]
-pub(super) struct Kept {
-    base: Option<Listed>,
-    tree: Tree,
-    /// Pages of files that have many, by token.
-    roots: BTreeMap<u64, BTreeMap<u32, Address>>,
-}
+use super::{Checkpoint, Checkpointer, Meta};
 
 /// A checkpoint that `head` does not have yet.
 #[derive(Debug)]
@@ -80,13 +66,6 @@ struct Drawn {
     upto: u64,
 }
 
-/// A file whose pages were built.
-struct Built {
-    file: Arc<PartFile>,
-    len: u64,
-    pages: Vec<(u32, Page)>,
-}
-
 impl Checkpointer {
     /// Makes a checkpoint.
     pub(super) async fn make(
@@ -102,10 +81,8 @@ impl Checkpointer {
             self.next_number(&mut turn, until).await?
         };
         let meta = timeout_at(until, self.meta(meta)).await;
-        let meta = meta.map_err(|_| Error::TimedOut {
-            waited: self.config.checkpoint_within,
-            waiting_for: Box::new(Error::WouldWait("what the engine's callback gives")),
-        })??;
+        let slow = Error::WouldWait("what the engine's callback gives");
+        let meta = meta.map_err(|_| self.timed_out(slow))??;
         let mark = self.parts.epochs.lowest_open();
         let upto = {
             let status = self.parts.queue().journal.status();
@@ -153,9 +130,7 @@ impl Checkpointer {
     /// The number of the next checkpoint. One that was tried is not given again: what it left
     /// under its key stays what it is.
     async fn next_number(&self, turn: &mut TurnOfHead, until: Instant) -> Result<u64> {
-        if turn.known.is_none() || !self.is_fencing() {
-            turn.known = head::read(&self.requests, until).await?;
-        }
+        self.know(turn, until).await?;
         let latest = turn.known.as_ref().and_then(|found| found.head.latest());
         if !self.is_fencing() {
             self.follows(latest).await?;
@@ -260,13 +235,16 @@ impl Checkpointer {
             upto,
         } = drawn;
         let parts = &self.parts;
-        let unix_ms = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
+        let unix_ms = self.clock.unix_ms();
         let (on, listing) = (Arc::clone(parts), Arc::clone(line));
         let listed = parts.io().run(move || on.list(&listing)).await;
         listed.map_err(|error| Error::Runtime(error.to_string()))?;
         parts.flusher.retry_now();
 
-        let late = || self.late(line);
+        let late = || {
+            let images = line.owed();
+            self.timed_out(Error::NotInS3 { images })
+        };
         let images = async {
             while !line.settled().await? {
                 send_aside(parts, line, self.config.pack_target()).await?;
@@ -290,23 +268,13 @@ impl Checkpointer {
         parts.line.close();
         let mut writer = Writer::new(parts, self.config.pack_target());
         for (_, gone) in &dropped {
-            self.load(&mut kept.tree, gone.id, until).await?;
-            if kept
-                .tree
-                .get(gone.id)
-                .is_some_and(|file| file.token == gone.token)
-            {
-                kept.tree.remove(gone.id)?;
-                kept.roots.remove(&gone.token);
-            }
+            self.take_out(&mut kept, gone, until).await?;
         }
         for built in built {
             self.put(&mut kept, built, &mut writer, until).await?;
         }
-        let tree = kept
-            .tree
-            .store(|stored| writer.push(&Leaf::Node.seal(stored)))?;
-        let (issued, _) = tokio::select! {
+        let tree = kept.store(&mut writer)?;
+        let issued = tokio::select! {
             sent = timeout_at(until, writer.upload()) => sent.map_err(|_| late())??,
             // Nothing is sent any more.
             error = line.given_up() => return Err(error),
@@ -326,7 +294,7 @@ impl Checkpointer {
             unix_ms,
             previous: kept.base.as_ref().map(|listed| listed.number),
             tree,
-            files: kept.tree.files(),
+            files: kept.files(),
             epochs: parts.epochs.table(),
             mark,
             stranded: self.stands.now().stranded,
@@ -367,26 +335,20 @@ impl Checkpointer {
             .await?;
         let mut turn = self.head.lock().await;
         self.settle_head(&mut turn, until).await?;
-        let mut pending = Some(pending);
+        let listed = pending.base.listed.clone();
         loop {
-            if turn.known.is_none() || !self.is_fencing() {
-                turn.known = head::read(&self.requests, until).await?;
-            }
-            let Some(of) = pending.as_ref() else {
-                return Err(Error::HeadChanged);
-            };
+            self.know(&mut turn, until).await?;
             let found = turn.known.clone();
             let mut head = found
                 .as_ref()
                 .map_or_else(Head::default, |f| f.head.clone());
             self.check_owner(&head).await?;
-            let number = of.base.listed.number;
-            head.write_id = of.base.listed.write_id;
+            head.write_id = listed.write_id;
             if !self.is_fencing() {
                 // Nobody owns it: who looks for garbage from outside is to know.
                 head.epoch = 0;
             }
-            head.checkpoints.push(of.base.listed.clone());
+            head.checkpoints.push(listed.clone());
             self.retire(&mut head);
             let mut change = Change::new(head, found.as_ref(), self.is_fencing());
             match change.send(&self.requests, until).await {
@@ -395,12 +357,8 @@ impl Checkpointer {
                         head: change.head,
                         etag,
                     });
-                    let Some(pending) = pending.take() else {
-                        return Err(Error::HeadChanged);
-                    };
                     let told = self.committed(pending).await;
                     drop(turn);
-                    let told = told?;
                     // The engine may take its time: nobody else waits for it.
                     if timeout_at(until, self.tell(&told)).await.is_err() {
                         tracing::error!("the engine does not come back from on_checkpoint");
@@ -410,13 +368,13 @@ impl Checkpointer {
                 Changed::Lost => turn.known = None,
                 Changed::Refused(error) => return Err(error.into()),
                 Changed::Unknown(error) => {
-                    turn.open = pending.take().map(|pending| Open {
+                    turn.open = Some(Open {
                         change,
                         pending: Some(Box::new(pending)),
                     });
                     self.look.notify_one();
                     return Err(Error::CheckpointUnknown {
-                        number,
+                        number: listed.number,
                         cause: Box::new(error),
                     });
                 }
@@ -425,7 +383,7 @@ impl Checkpointer {
     }
 
     /// `head` has it.
-    pub(super) async fn committed(&self, pending: Pending) -> Result<Arc<Checkpoint>> {
+    pub(super) async fn committed(&self, pending: Pending) -> Arc<Checkpoint> {
         let parts = &self.parts;
         let journal = &parts.queue().journal;
         let base = pending.base.clone();
@@ -449,7 +407,7 @@ impl Checkpointer {
         tracing::info!(number = told.number, files = told.files, "committed");
         self.counts.committed(told.number);
         self.last.change(|last| *last = Some(Arc::clone(&told)));
-        Ok(told)
+        told
     }
 
     /// Tells the engine of a checkpoint.
@@ -463,12 +421,10 @@ impl Checkpointer {
         }
     }
 
-    fn late(&self, line: &OpenLine) -> Error {
+    fn timed_out(&self, waiting_for: Error) -> Error {
         Error::TimedOut {
             waited: self.config.checkpoint_within,
-            waiting_for: Box::new(Error::NotInS3 {
-                images: line.owed(),
-            }),
+            waiting_for: Box::new(waiting_for),
         }
     }
 
@@ -482,143 +438,5 @@ impl Checkpointer {
             }
         }
         Ok(())
-    }
-
-    /// The files of the checkpoint that this directory stands on.
-    async fn base(&self, kept: Option<Kept>, until: Instant) -> Result<Kept> {
-        let base = self.stands.now().base.map(|base| base.listed);
-        if let Some(kept) = kept.filter(|kept| kept.base == base) {
-            return Ok(kept);
-        }
-        let tree = match &base {
-            None => Tree::of(None, 0),
-            Some(listed) => {
-                let manifest = reader::manifest(&self.requests, listed, until).await?;
-                self.parts.epochs.learn(&manifest.epochs);
-                Tree::of(manifest.tree, manifest.files)
-            }
-        };
-        Ok(Kept {
-            base,
-            tree,
-            roots: BTreeMap::new(),
-        })
-    }
-
-    pub(super) fn reader(&self, until: Instant) -> Reader {
-        Reader::new(self.requests.clone(), self.parts.epochs.table(), until)
-    }
-
-    /// Loads what is needed of the tree to look at a file's entry.
-    async fn load(&self, tree: &mut Tree, id: u64, until: Instant) -> Result<()> {
-        while let Some(address) = tree.missing(id) {
-            let stored = self.reader(until).node(address).await?;
-            tree.loaded(id, address, stored);
-        }
-        Ok(())
-    }
-
-    /// Puts a file into the tree, with its new pages.
-    async fn put(
-        &self,
-        kept: &mut Kept,
-        built: Built,
-        writer: &mut Writer,
-        until: Instant,
-    ) -> Result<()> {
-        let Built { file, len, pages } = built;
-        self.load(&mut kept.tree, file.id.0, until).await?;
-        let old = kept
-            .tree
-            .get(file.id.0)
-            .filter(|old| old.token == file.token);
-        let mut all = match (kept.roots.remove(&file.token), old) {
-            (Some(root), Some(_)) => root,
-            (_, Some(old)) => {
-                let pages = self.reader(until).pages(&old.pages).await?;
-                pages.into_iter().collect()
-            }
-            (_, None) => BTreeMap::new(),
-        };
-        let behind = file.parts_of(len).div_ceil(u64::from(PAGE));
-        all.retain(|page, _| u64::from(*page) < behind);
-        for (number, page) in pages {
-            if page.0.is_empty() {
-                all.remove(&number);
-            } else {
-                all.insert(number, writer.push(&Leaf::Page.seal(&page))?);
-            }
-        }
-        let list: Vec<(u32, Address)> = all.iter().map(|(page, at)| (*page, *at)).collect();
-        let pages = if list.len() <= FEW {
-            Pages::Few(list)
-        } else {
-            let root = Pages::Root(writer.push(&Leaf::Root.seal(&Root(list)))?);
-            kept.roots.insert(file.token, all);
-            root
-        };
-        kept.tree.put(FileEntry {
-            id: file.id.0,
-            token: file.token,
-            part_bytes: file.part_bytes,
-            len,
-            pages,
-        })
-    }
-}
-
-/// The pages that have something on the list, as they were at the line. Blocks.
-fn build(parts: &Parts, line: &OpenLine) -> Result<Vec<Built>> {
-    let rows = line.known();
-    let mut all = Vec::new();
-    for FileRow { file, len } in line.files() {
-        if !file.is_at(line.number) {
-            continue;
-        }
-        let behind = file.parts_of(len);
-        let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);
-        let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
-        for (key, _) in rows.range(of) {
-            if u64::from(key.index() / PAGE) < behind.div_ceil(u64::from(PAGE)) {
-                pages.entry(key.index() / PAGE).or_default();
-            }
-        }
-        for (number, page) in &mut pages {
-            for at in 0..PAGE {
-                let index = number * PAGE + at;
-                if u64::from(index) >= behind {
-                    break;
-                }
-                let address = parts.at_line(line, &file, index)?;
-                if let Some(address) = address {
-                    page.0.push((u16::try_from(at).unwrap_or(0), address));
-                }
-            }
-        }
-        all.push(Built {
-            file,
-            len,
-            pages: pages.into_iter().collect(),
-        });
-    }
-    Ok(all)
-}
-
-impl Parts {
-    /// The image of a part at the line: what the list says, or what the table does where the list
-    /// says nothing.
-    fn at_line(
-        &self,
-        line: &OpenLine,
-        file: &Arc<PartFile>,
-        index: u32,
-    ) -> Result<Option<Address>> {
-        // Whoever puts it on the list from here on has this latch to himself first.
-        let _latch = self.latches().copy(file.key(index));
-        match line.row(file.key(index)) {
-            Some(Row::Is(address)) => Ok(address),
-            Some(_) => Err(Error::NotInS3 { images: 1 }),
-            None => Ok(file.header.peek(index).and_then(|entry| entry.address())),
-        }
     }
 }

@@ -1,7 +1,8 @@
 //! Deleting what nobody needs.
 //!
-//! Owns: what may be deleted, and in which order it is found out. Does not own: what is kept
-//! (retention is decided where `head` is changed).
+//! Owns: what is needed, and in which order that is found out. Does not own: what is done about
+//! each object then (`sweep.rs`), or which checkpoints are kept (retention is decided where `head`
+//! is changed).
 //!
 //! 1. `head` is changed first, and what is not on its list any more is deleted afterwards.
 //! 2. Of its own epoch an owner deletes what was settled before it began to look, and that no
@@ -24,18 +25,24 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::part::epoch::parse_pack_key;
+use crate::part::epoch::Epochs;
+use crate::part::file::PartFile;
 use crate::part::header::Address;
 
 use super::Checkpointer;
-use super::head::{self, Change, Changed, Head, Listed};
-use super::manifest::{self, Manifest, Stranded};
-use super::pin;
+use super::frame::Object;
+use super::head::{self, Change, Head, Listed};
+use super::manifest::Manifest;
+use super::pin::Pin;
 use super::reader::{self, Named, Reader};
 use super::request::Requests;
+use super::sweep::{Name, Names, Sweep};
 
-/// Names of objects: epoch's name and sequence.
-type Names = BTreeSet<(u64, u32)>;
+/// The object that an address which is used here is in; `None` where its epoch has no name.
+fn object_of(epochs: &Epochs, address: &Address) -> Option<Name> {
+    let epoch = epochs.name(address.epoch)?;
+    Some((epoch, address.sequence))
+}
 
 /// What a look for garbage did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -58,154 +65,6 @@ pub struct GcReport {
     pub moved_parts: u64,
 }
 
-/// Who looks, and what may go.
-struct Sweep<'a> {
-    requests: &'a Requests,
-    until: Instant,
-    /// Our epoch, and the lowest of its sequences that may still be on its way; `None` of who does
-    /// not own the prefix.
-    ours: Option<(u64, u32)>,
-    /// Names that are ours, where epochs have no order.
-    only: Option<BTreeSet<u64>>,
-    /// Below it everything was settled.
-    mark: Option<(u64, u32)>,
-    stranded: Vec<Stranded>,
-    retention: Duration,
-    now: SystemTime,
-    named: Names,
-    report: GcReport,
-}
-
-/// What is done about an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Keep,
-    Spare,
-    Delete,
-    /// Another owns the prefix.
-    Higher,
-}
-
-impl Sweep<'_> {
-    fn fate(&self, object: (u64, u32), modified: Option<SystemTime>) -> Fate {
-        if self.named.contains(&object) {
-            return Fate::Keep;
-        }
-        if let Some(only) = &self.only {
-            let settled = self
-                .ours
-                .is_none_or(|ours| object.0 != ours.0 || object < ours);
-            return match only.contains(&object.0) && settled {
-                true => Fate::Delete,
-                false => Fate::Spare,
-            };
-        }
-        match (self.ours, self.mark) {
-            (Some((epoch, _)), _) if object.0 > epoch => return Fate::Higher,
-            (Some(lowest), _) if object >= lowest => return Fate::Spare,
-            (None, Some(mark)) if object < mark => {}
-            (None, _) => return Fate::Spare,
-            _ => {}
-        }
-        let mut ranges = self.stranded.iter().filter(|range| range.has(object));
-        let young = ranges.any(|range| {
-            let since = modified.map(|at| at.max(range.since()));
-            let age = since.and_then(|since| self.now.duration_since(since).ok());
-            age.is_none_or(|age| age <= self.retention)
-        });
-        match young {
-            true => Fate::Spare,
-            false => Fate::Delete,
-        }
-    }
-
-    async fn packs(&mut self) -> Result<BTreeMap<(u64, u32), u64>> {
-        let mut sizes = BTreeMap::new();
-        let mut from = None;
-        loop {
-            let page = self.requests.list("packs/", from, self.until).await?;
-            for (key, info) in page.objects {
-                let Some(object) = parse_pack_key(&key) else {
-                    continue;
-                };
-                self.report.objects += 1;
-                match self.fate(object, info.last_modified) {
-                    Fate::Keep => {
-                        sizes.insert(object, info.size);
-                    }
-                    Fate::Spare => self.report.spared += 1,
-                    Fate::Delete => {
-                        self.requests.delete(&key, self.until).await?;
-                        self.report.deleted += 1;
-                        self.report.deleted_bytes += info.size;
-                    }
-                    Fate::Higher => return Err(Error::HeadChanged),
-                }
-            }
-            from = page.next;
-            if from.is_none() {
-                return Ok(sizes);
-            }
-        }
-    }
-
-    /// Uploads in parts that a crash left.
-    async fn uploads(&mut self) -> Result<()> {
-        let listed = self
-            .requests
-            .ask(self.until, |remote| remote.list_multipart_under("packs/"))
-            .await?;
-        for upload in listed {
-            let Some(object) = parse_pack_key(&upload.key) else {
-                continue;
-            };
-            // By their dates a stranded owner's may go too: what is not an object is in no file.
-            if self.fate(object, upload.initiated) == Fate::Delete {
-                let (key, id) = (&upload.key, &upload.upload_id);
-                self.requests
-                    .ask(self.until, |remote| remote.abort_multipart(key, id))
-                    .await?;
-                self.report.aborted_uploads += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Manifests that nobody lists. `keep` says which of the others stay.
-    async fn manifests(&mut self, keep: &BTreeSet<(u64, u64)>, latest: u64) -> Result<()> {
-        let mut from = None;
-        loop {
-            let page = self.requests.list("checkpoints/", from, self.until).await?;
-            for (key, info) in page.objects {
-                let Some((number, epoch)) = manifest::parse_key(&key) else {
-                    continue;
-                };
-                self.report.objects += 1;
-                if keep.contains(&(number, epoch)) {
-                    continue;
-                }
-                let may_go = match (&self.only, self.ours) {
-                    (Some(only), _) => only.contains(&epoch) && number <= latest,
-                    (None, Some((ours, _))) if epoch > ours => return Err(Error::HeadChanged),
-                    // One that is being made has a higher number.
-                    (None, _) => number <= latest,
-                };
-                if may_go {
-                    self.requests.delete(&key, self.until).await?;
-                    self.report.deleted += 1;
-                    self.report.deleted_bytes += info.size;
-                } else {
-                    self.report.spared += 1;
-                }
-            }
-            from = page.next;
-            if from.is_none() {
-                return Ok(());
-            }
-        }
-    }
-}
-
 /// Which checkpoints readers have pinned; pins that have expired are deleted.
 async fn pinned(
     requests: &Requests,
@@ -214,15 +73,14 @@ async fn pinned(
     report: &mut GcReport,
 ) -> Result<Vec<Listed>> {
     let mut pins = Vec::new();
-    let mut from = None;
-    loop {
-        let page = requests.list("pins/", from, until).await?;
-        for (key, info) in page.objects {
+    let mut pages = requests.list("pins/", until);
+    while let Some(objects) = pages.next().await? {
+        for (key, info) in objects {
             report.objects += 1;
             let Some(got) = requests.get(&key, None, until).await? else {
                 continue;
             };
-            let pin: pin::Pin = super::frame::Object::Pin.open(&key, &got.body)?;
+            let pin: Pin = Object::Pin.open(&key, &got.body)?;
             let age = info
                 .last_modified
                 .and_then(|at| now.duration_since(at).ok());
@@ -233,11 +91,8 @@ async fn pinned(
                 pins.push(pin.listed);
             }
         }
-        from = page.next;
-        if from.is_none() {
-            return Ok(pins);
-        }
     }
+    Ok(pins)
 }
 
 /// What the server's clock says: the date of an object that is written now.
@@ -257,7 +112,7 @@ pub(super) async fn server_now(
     Ok(date.unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
-/// What checkpoints name: objects, and of the latest how many bytes of each.
+/// What checkpoints and the store itself name.
 #[derive(Default)]
 struct Walked {
     named: Names,
@@ -266,6 +121,14 @@ struct Walked {
 }
 
 impl Walked {
+    /// What an address that is used here names; nothing, where its epoch has no name.
+    fn name(&mut self, epochs: &Epochs, address: &Address) {
+        if let Some(object) = object_of(epochs, address) {
+            self.named.insert(object);
+            self.aliases.insert(address.epoch);
+        }
+    }
+
     async fn walk(
         &mut self,
         requests: &Requests,
@@ -285,6 +148,45 @@ impl Walked {
             .walk(manifest.tree, &mut self.seen, &mut name)
             .await?;
         Ok(manifest)
+    }
+}
+
+/// How much of each object is needed, and what for.
+#[derive(Default)]
+struct Used {
+    bytes: BTreeMap<Name, u64>,
+    /// File and number of the pages of the latest checkpoint.
+    pages: BTreeMap<Name, Vec<(u64, u32)>>,
+}
+
+impl Used {
+    /// Of the latest checkpoint all but images of parts: of those the headers tell.
+    fn by_latest(&mut self, epoch: u64, what: Named, address: &Address) {
+        let object = (epoch, address.sequence);
+        match what {
+            Named::Image { .. } => return,
+            Named::Page { file, page } => {
+                self.pages.entry(object).or_default().push((file, page));
+            }
+            Named::Node | Named::Root => {}
+        }
+        self.add(object, address);
+    }
+
+    fn add(&mut self, object: Name, address: &Address) {
+        *self.bytes.entry(object).or_default() += u64::from(address.len);
+    }
+
+    /// The objects of which little is needed, and something.
+    fn sparse(&self, sizes: &BTreeMap<Name, u64>, percent: u64) -> Names {
+        let is_sparse = |object: &Name, size: u64| {
+            let used = self.bytes.get(object).copied().unwrap_or(0);
+            used > 0 && used * 100 < size * percent
+        };
+        let sparse = sizes
+            .iter()
+            .filter(|(object, size)| is_sparse(object, **size));
+        sparse.map(|(object, _)| *object).collect()
     }
 }
 
@@ -320,18 +222,12 @@ impl Checkpointer {
         let live = parts.io().run(move || on.images_named()).await;
         let live = live.map_err(|error| Error::Runtime(error.to_string()))?;
         let mut walked = Walked::default();
-        for address in live.iter().map(|(_, _, address)| address) {
-            if let Some(name) = parts.epochs.name(address.epoch) {
-                walked.named.insert((name, address.sequence));
-                walked.aliases.insert(address.epoch);
-            }
+        for (_, _, address) in &live {
+            walked.name(&parts.epochs, address);
         }
         if let Some(line) = parts.line.kept() {
             for address in line.known().into_values().flatten() {
-                if let Some(name) = parts.epochs.name(address.epoch) {
-                    walked.named.insert((name, address.sequence));
-                    walked.aliases.insert(address.epoch);
-                }
+                walked.name(&parts.epochs, &address);
             }
         }
         let last = head::read(&self.requests, until).await?;
@@ -343,23 +239,15 @@ impl Checkpointer {
         }
         let mut keep: BTreeSet<(u64, u64)> = BTreeSet::new();
         let mut latest = None;
-        let mut pages: BTreeMap<(u64, u32), Vec<(u64, u32)>> = BTreeMap::new();
-        let mut used: BTreeMap<(u64, u32), u64> = BTreeMap::new();
+        let mut used = Used::default();
         // The latest first: what is in it is counted once, as its.
         for listed in head.checkpoints.iter().rev() {
             keep.insert((listed.number, listed.epoch));
             let is_latest = latest.is_none();
             let manifest = walked
                 .walk(&self.requests, listed, until, |epoch, what, address| {
-                    if !is_latest {
-                        return;
-                    }
-                    let object = (epoch, address.sequence);
-                    if let Named::Page { file, page } = what {
-                        pages.entry(object).or_default().push((file, page));
-                    }
-                    if !matches!(what, Named::Image { .. }) {
-                        *used.entry(object).or_default() += u64::from(address.len);
+                    if is_latest {
+                        used.by_latest(epoch, what, address);
                     }
                 })
                 .await?;
@@ -382,12 +270,8 @@ impl Checkpointer {
             until,
             ours,
             only: (!self.is_fencing()).then(|| {
-                parts
-                    .epochs
-                    .table()
-                    .into_iter()
-                    .map(|(_, name)| name)
-                    .collect()
+                let table = parts.epochs.table().into_iter();
+                table.map(|(_, name)| name).collect()
             }),
             mark: latest.as_ref().and_then(|manifest| manifest.mark),
             stranded: self.stands.now().stranded,
@@ -408,20 +292,12 @@ impl Checkpointer {
         let mut report = sweep.report;
 
         for (_, _, address) in &live {
-            if let Some(name) = parts.epochs.name(address.epoch) {
-                *used.entry((name, address.sequence)).or_default() += u64::from(address.len);
+            if let Some(object) = object_of(&parts.epochs, address) {
+                used.add(object, address);
             }
         }
-        let share = u64::from(self.config.sparse_percent);
-        let sparse: Names = sizes
-            .iter()
-            .filter(|(object, size)| {
-                let used = used.get(object).copied().unwrap_or(0);
-                used > 0 && used * 100 < **size * share
-            })
-            .map(|(object, _)| *object)
-            .collect();
-        report.moved_parts = self.empty(&sparse, &live, &pages, until).await?;
+        let sparse = used.sparse(&sizes, self.config.sparse_percent.into());
+        report.moved_parts = self.empty(&sparse, &live, &used, until).await?;
         parts.end_records_of(&parts.epochs.forget_unused(&walked.aliases));
         Ok(report)
     }
@@ -442,25 +318,10 @@ impl Checkpointer {
                 return Ok((head, 0));
             }
             head.write_id = self.new_write_id();
-            let mut change = Change::new(head, Some(&found), self.is_fencing());
-            match change.send(&self.requests, until).await {
-                Changed::Ours(etag) => {
-                    let head = change.head;
-                    turn.known = Some(head::Found {
-                        head: head.clone(),
-                        etag,
-                    });
-                    return Ok((head, retired));
-                }
-                Changed::Lost => {}
-                Changed::Refused(error) => return Err(error.into()),
-                Changed::Unknown(error) => {
-                    turn.open = Some(super::Open {
-                        change,
-                        pending: None,
-                    });
-                    return Err(error.into());
-                }
+            let change = Change::new(head, Some(&found), self.is_fencing());
+            if let Some(found) = turn.send(change, &self.requests, until).await? {
+                turn.known = Some(found.clone());
+                return Ok((found.head, retired));
             }
         }
     }
@@ -469,23 +330,20 @@ impl Checkpointer {
     async fn empty(
         self: &Arc<Self>,
         sparse: &Names,
-        live: &[(Arc<crate::part::file::PartFile>, u32, Address)],
-        pages: &BTreeMap<(u64, u32), Vec<(u64, u32)>>,
+        live: &[(Arc<PartFile>, u32, Address)],
+        used: &Used,
         until: Instant,
     ) -> Result<u64> {
         let parts = &self.parts;
-        for (file, page) in sparse
-            .iter()
-            .filter_map(|object| pages.get(object))
-            .flatten()
-        {
+        let pages = sparse.iter().filter_map(|object| used.pages.get(object));
+        for (file, page) in pages.flatten() {
             parts.page_changed(*file, *page);
         }
         let mut moved = 0;
         let mut bytes = 0;
         for (file, index, address) in live {
-            let name = parts.epochs.name(address.epoch).unwrap_or(0);
-            if !sparse.contains(&(name, address.sequence)) {
+            let object = object_of(&parts.epochs, address);
+            if object.is_none_or(|object| !sparse.contains(&object)) {
                 continue;
             }
             if bytes >= self.config.sparse_bytes || Instant::now() >= until {

@@ -99,6 +99,12 @@ pub(crate) async fn read(requests: &Requests, until: Instant) -> Result<Option<F
     }))
 }
 
+/// The checkpoints that it lists; none, where there is none.
+pub(crate) async fn listed(requests: &Requests, until: Instant) -> Result<Vec<Listed>> {
+    let found = read(requests, until).await?;
+    Ok(found.map_or_else(Vec::new, |found| found.head.checkpoints))
+}
+
 /// A change of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {

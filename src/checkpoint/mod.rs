@@ -7,12 +7,13 @@
 //! | file | concept |
 //! |---|---|
 //! | `head.rs` | the one object that is changed: who owns the prefix, which checkpoints there are |
-//! | `stand.rs`, `claim.rs` | whose turn it is, and taking it |
-//! | `commit.rs`, `writer.rs` | from a line to `head` |
+//! | `turn.rs` | one change of it at a time, and what became of the one before |
+//! | `stand.rs`, `claim.rs` | who may own the prefix, and claiming it |
+//! | `commit.rs`, `pages.rs`, `writer.rs` | from a line to `head` |
 //! | `manifest.rs`, `tree.rs`, `frame.rs` | what a checkpoint is made of |
-//! | `reader.rs`, `request.rs` | reading it back |
-//! | `gc.rs` | deleting what nobody needs |
-//! | `restore.rs`, `verify.rs`, `pin.rs` | for who has no store |
+//! | `reader.rs`, `run.rs`, `request.rs` | reading it back |
+//! | `gc.rs`, `sweep.rs` | deleting what nobody needs |
+//! | `restore.rs`, `verify.rs`, `read_only.rs`, `pin.rs` | for who has no store |
 //! | `schedule.rs` | when one is due |
 //!
 //! Everything below a prefix is named relative to it: a copied prefix is a valid store.
@@ -23,13 +24,18 @@ pub(crate) mod frame;
 pub(crate) mod gc;
 pub(crate) mod head;
 pub(crate) mod manifest;
+pub(crate) mod pages;
 pub(crate) mod pin;
+pub(crate) mod read_only;
 pub(crate) mod reader;
 pub(crate) mod request;
 pub(crate) mod restore;
+pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod stand;
+pub(crate) mod sweep;
 pub(crate) mod tree;
+pub(crate) mod turn;
 pub(crate) mod verify;
 pub(crate) mod writer;
 
@@ -46,19 +52,20 @@ use crate::part::Parts;
 use crate::part::config::StoreConfig;
 use crate::remote::probe::Capabilities;
 use crate::sync::Mutex;
-use crate::time::WallClock;
+use crate::time::{WallClock, millis};
 use crate::watched::Watched;
 
-use commit::{Kept, Pending};
-use head::{Change, Changed, Found, Head, Listed};
+use head::{Head, Listed};
 use manifest::Manifest;
+use pages::Kept;
 use request::Requests;
 use schedule::Schedule;
 use stand::Stands;
+use turn::TurnOfHead;
 
 pub use gc::GcReport;
 pub use manifest::MAX_META_BYTES;
-pub use pin::ReadOnly;
+pub use read_only::ReadOnly;
 pub use restore::{Restore, RestoreProgress, Restored};
 pub use verify::VerifyReport;
 
@@ -98,23 +105,6 @@ impl Checkpoint {
             meta: manifest.meta.clone(),
         }
     }
-}
-
-/// A change of `head` of which nobody knows what came.
-#[derive(Debug)]
-pub(crate) struct Open {
-    change: Change,
-    /// The checkpoint in it.
-    pending: Option<Box<Pending>>,
-}
-
-/// Whoever has this changes `head`; one at a time.
-#[derive(Debug, Default)]
-pub(crate) struct TurnOfHead {
-    known: Option<Found>,
-    open: Option<Open>,
-    /// The last number that was tried.
-    tried: u64,
 }
 
 /// Counts since open.
@@ -287,50 +277,11 @@ impl Checkpointer {
         u128::from(self.requests.random.u64()) << 64 | u128::from(self.requests.random.u64())
     }
 
-    /// Finds out what became of a change of `head` whose reply was lost.
-    ///
-    /// # Errors
-    /// [`Error::CheckpointUnknown`], or the request's: it is still not known.
-    async fn settle_head(self: &Arc<Self>, turn: &mut TurnOfHead, until: Instant) -> Result<()> {
-        let Some(open) = &mut turn.open else {
-            return Ok(());
-        };
-        match open.change.send(&self.requests, until).await {
-            Changed::Unknown(error) => match &open.pending {
-                None => Err(error.into()),
-                Some(pending) => Err(Error::CheckpointUnknown {
-                    number: pending.number(),
-                    cause: Box::new(error),
-                }),
-            },
-            Changed::Ours(etag) => {
-                if let Some(Open { change, pending }) = turn.open.take() {
-                    let head = change.head;
-                    turn.known = Some(Found { head, etag });
-                    if let Some(pending) = pending {
-                        let told = self.committed(*pending).await?;
-                        let on = Arc::clone(self);
-                        self.parts.spawn(async move { on.tell(&told).await });
-                    }
-                }
-                Ok(())
-            }
-            Changed::Lost | Changed::Refused(_) => {
-                turn.open = None;
-                turn.known = None;
-                self.parts.line.forget();
-                // Whose it is now is looked at.
-                self.look.notify_one();
-                Ok(())
-            }
-        }
-    }
-
     /// Takes off the list what is not kept any longer; never the latest.
     fn retire(&self, head: &mut Head) -> Vec<Listed> {
-        let now = u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX);
+        let now = self.clock.unix_ms();
         let most = self.config.retain_checkpoints.clamp(1, head::MAX_LISTED);
-        let age = u64::try_from(self.config.retain_age.as_millis()).unwrap_or(u64::MAX);
+        let age = millis(self.config.retain_age);
         let listed = std::mem::take(&mut head.checkpoints);
         let last = listed.len().saturating_sub(1);
         let mut retired = Vec::new();
@@ -393,15 +344,8 @@ impl Checkpointer {
     }
 
     /// The checkpoints that are listed.
-    pub(crate) async fn list(&self, until: Instant) -> Result<Vec<(u64, u128, u64)>> {
-        let found = head::read(&self.requests, until).await?;
-        let listed = found
-            .map(|found| found.head.checkpoints)
-            .unwrap_or_default();
-        Ok(listed
-            .into_iter()
-            .map(|one| (one.number, one.write_id, one.unix_ms))
-            .collect())
+    pub(crate) async fn list(&self, until: Instant) -> Result<Vec<Listed>> {
+        head::listed(&self.requests, until).await
     }
 
     pub(crate) fn snapshot(&self) -> CheckpointSnapshot {

@@ -4,6 +4,7 @@
 //! above it. Does not own: where it goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -30,10 +31,10 @@ pub(crate) enum Named {
 /// Reads objects that addresses with these epochs name.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    pub requests: Requests,
+    requests: Requests,
     epochs: BTreeMap<u32, u64>,
     /// Each read has until then.
-    pub until: Instant,
+    until: Instant,
 }
 
 impl Reader {
@@ -50,7 +51,7 @@ impl Reader {
         }
     }
 
-    pub(crate) fn key(&self, address: Address) -> Result<std::sync::Arc<str>> {
+    fn key(&self, address: Address) -> Result<Arc<str>> {
         let name = self.epochs.get(&address.epoch);
         let name = name.ok_or_else(|| Error::ObjectDamaged {
             key: format!("epoch {}", address.epoch),
@@ -59,30 +60,41 @@ impl Reader {
         Ok(pack_key(*name, address.sequence))
     }
 
+    /// Bytes of the object that an address is in, and its key.
+    pub(super) async fn range(
+        &self,
+        of: Address,
+        from: u64,
+        len: u64,
+    ) -> Result<(Arc<str>, Bytes)> {
+        let key = self.key(of)?;
+        if len == 0 {
+            return Ok((key, Bytes::new()));
+        }
+        let range = Some((from, len));
+        match self.requests.get(&key, range, self.until).await? {
+            Some(got) => Ok((key, got.body)),
+            None => Err(Error::ObjectMissing {
+                key: key.to_string(),
+            }),
+        }
+    }
+
     /// An image; its checksum is right.
     pub(crate) async fn image(&self, address: Address) -> Result<Bytes> {
-        let key = self.key(address)?;
-        if address.len == 0 {
-            return Ok(Bytes::new());
-        }
-        let range = Some((u64::from(address.offset), u64::from(address.len)));
-        let got = self.requests.get(&key, range, self.until).await?;
-        let Some(got) = got else {
-            return Err(Error::ObjectMissing {
-                key: key.to_string(),
-            });
-        };
-        let found = crc32c(&got.body);
-        if found != address.crc || got.body.len() != address.len as usize {
+        let (from, len) = (u64::from(address.offset), u64::from(address.len));
+        let (key, bytes) = self.range(address, from, len).await?;
+        let found = crc32c(&bytes);
+        if len > 0 && (found != address.crc || bytes.len() as u64 != len) {
             return Err(Error::ObjectDamaged {
                 key: key.to_string(),
                 message: format!(
-                    "bytes {}+{} have checksum {found:08x}, expected {:08x}",
-                    address.offset, address.len, address.crc
+                    "bytes {from}+{len} have checksum {found:08x}, expected {:08x}",
+                    address.crc
                 ),
             });
         }
-        Ok(got.body)
+        Ok(bytes)
     }
 
     pub(crate) async fn node(&self, address: Address) -> Result<Stored> {
@@ -105,6 +117,15 @@ impl Reader {
                 Ok(root.0)
             }
         }
+    }
+
+    /// The parts of a file that have an image, and where that is.
+    pub(crate) async fn parts(&self, pages: &Pages) -> Result<Vec<(u32, Address)>> {
+        let mut parts = Vec::new();
+        for (number, page) in self.pages(pages).await? {
+            parts.extend(self.page(page).await?.parts(number));
+        }
+        Ok(parts)
     }
 
     /// All files of a checkpoint.

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::random::Random;
 use crate::remote::{
-    Crc64, GetRequest, GetResponse, ListPage, ObjectHeaders, ObjectInfo, PutRequest, Remote,
-    RemoteError, RemoteFuture, WriteCondition,
+    Crc64, GetRequest, GetResponse, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError,
+    RemoteFuture, WriteCondition,
 };
 use crate::worker::retry;
 
@@ -111,15 +111,38 @@ impl Requests {
         self.ask(until, |remote| remote.delete(key, None)).await
     }
 
-    /// One page of what starts with `prefix`.
-    pub(crate) async fn list(
-        &self,
-        prefix: &str,
-        from: Option<String>,
-        until: Instant,
-    ) -> Result<ListPage, RemoteError> {
-        self.ask(until, |remote| remote.list(prefix, from.clone()))
-            .await
+    /// What starts with `prefix`, page by page.
+    pub(crate) fn list<'a>(&'a self, prefix: &'a str, until: Instant) -> Listing<'a> {
+        Listing {
+            requests: self,
+            prefix,
+            until,
+            from: Some(None),
+        }
+    }
+}
+
+/// A listing, as far as it was read.
+pub(crate) struct Listing<'a> {
+    requests: &'a Requests,
+    prefix: &'a str,
+    until: Instant,
+    /// Where the next page starts; `None` behind the last.
+    from: Option<Option<String>>,
+}
+
+impl Listing<'_> {
+    /// The objects of the next page, if there is one.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<(String, ObjectInfo)>>, RemoteError> {
+        let Some(from) = &self.from else {
+            return Ok(None);
+        };
+        let page = self
+            .requests
+            .ask(self.until, |remote| remote.list(self.prefix, from.clone()));
+        let page = page.await?;
+        self.from = page.next.map(Some);
+        Ok(Some(page.objects))
     }
 }
 

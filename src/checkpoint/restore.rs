@@ -34,11 +34,12 @@ use super::manifest::{FileEntry, Manifest};
 use super::pin::Held;
 use super::reader::{self, Reader};
 use super::request::Requests;
+use super::run::{Run, runs};
 use super::stand::{Base, Stand, Stands};
-use super::verify::{Run, runs};
 
-/// The name of the mark.
+/// The name of the mark, and of one that is being made.
 const MARK: &str = "RESTORE";
+const NEW_MARK: &str = "RESTORE.new";
 /// Reads at one time.
 const AHEAD: usize = 8;
 
@@ -184,7 +185,7 @@ fn prepare(fs: &dyn Fs, dir: &Path, mark: &Mark) -> Result<()> {
     let here = if_there(fs.read_dir(dir)).map_err(|e| failed(dir, &e))?;
     let mut here = here.unwrap_or_default();
     // A mark that was not named yet marks nothing.
-    here.retain(|name| name != "RESTORE.new");
+    here.retain(|name| name != NEW_MARK);
     if !here.is_empty() {
         match read_mark(fs, dir)? {
             None => {
@@ -213,7 +214,7 @@ fn prepare(fs: &dyn Fs, dir: &Path, mark: &Mark) -> Result<()> {
         if_there(fs.unlink(&identity)).map_err(|e| failed(&identity, &e))?;
     }
     fs.create_dir_all(dir).map_err(|e| failed(dir, &e))?;
-    let (path, beside) = (dir.join(MARK), dir.join("RESTORE.new"));
+    let (path, beside) = (dir.join(MARK), dir.join(NEW_MARK));
     let written = (|| {
         if_there(fs.unlink(&beside))?;
         let file = fs.open(&beside, OpenMode::CreateNew)?;
@@ -288,19 +289,15 @@ impl Target {
         let opened = opened.map_err(|error| Error::directory(&self.dir, &error))?;
         let (journal, _) = opened?;
         run(journal.clone());
-        let made = self
-            .fill(what, &journal, &reader, &manifest, files, &mut restored)
-            .await;
-        let stood = match made {
-            Ok(last) => {
-                // All of it, before anything says that it is there.
-                match journal.flush().await {
-                    Ok(()) => self.stand(&journal, listed, &manifest, last).await,
-                    Err(error) => Err(error.into()),
-                }
-            }
-            Err(error) => Err(error),
+        let stood = async {
+            let last = self
+                .fill(what, &journal, &reader, &manifest, files, &mut restored)
+                .await?;
+            // All of it, before anything says that it is there.
+            journal.flush().await?;
+            self.stand(&journal, listed, &manifest, last).await
         };
+        let stood = stood.await;
         let sealed = journal.seal().await;
         stood?;
         sealed?;
@@ -330,10 +327,7 @@ impl Target {
         };
         let mut last = 0;
         for file in files {
-            let mut entries = Vec::new();
-            for (number, page) in reader.pages(&file.pages).await? {
-                entries.extend(reader.page(page).await?.parts(number));
-            }
+            let entries = reader.parts(&file.pages).await?;
             restored.parts += entries.len() as u64;
             let bytes = entries.iter().map(|(_, address)| u64::from(address.len));
             restored.bytes += bytes.sum::<u64>();
@@ -397,11 +391,10 @@ impl Target {
             .await?;
         let disk: Arc<dyn crate::journal::fs::FsFile> = Arc::from(disk);
         let fetched = AtomicU64::new(0);
-        let images = missing.into_iter().map(|(index, address)| (address, index));
-        let put = |run: Run<u32>| {
+        let put = |run: Run| {
             let (disk, fetched) = (Arc::clone(&disk), &fetched);
             async move {
-                for (address, index, bytes) in reader.run(run).await {
+                for (index, address, bytes) in reader.run(run).await {
                     let bytes = bytes?;
                     let on = Arc::clone(&disk);
                     let at = u64::from(index) * each;
@@ -415,7 +408,7 @@ impl Target {
                 Ok::<_, Error>(())
             }
         };
-        let mut all = futures::stream::iter(runs(images))
+        let mut all = futures::stream::iter(runs(missing))
             .map(put)
             .buffer_unordered(AHEAD);
         while let Some(done) = all.next().await {

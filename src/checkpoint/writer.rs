@@ -65,7 +65,7 @@ impl Writer {
     ///
     /// # Errors
     /// Why one of them is not; the others may be.
-    pub(crate) async fn upload(mut self) -> Result<(Vec<Arc<Issued>>, u64)> {
+    pub(crate) async fn upload(mut self) -> Result<Vec<Arc<Issued>>> {
         self.close();
         let mut waits = Vec::new();
         let mut issued = Vec::new();
@@ -82,14 +82,13 @@ impl Writer {
             waits.push(hears);
             issued.push(sequence);
         }
-        let packs = waits.len() as u64;
         for hears in waits {
             match hears.await {
                 Ok(outcome) => outcome?,
                 Err(_) => return Err(Error::Runtime("an upload was dropped".to_owned())),
             }
         }
-        Ok((issued, packs))
+        Ok(issued)
     }
 }
 
@@ -153,11 +152,11 @@ pub(crate) async fn send_aside(
     parts: &Arc<Parts>,
     line: &Arc<OpenLine>,
     target: u64,
-) -> Result<u64> {
+) -> Result<()> {
     let most = usize::try_from(target).unwrap_or(usize::MAX);
     let taken = line.take_aside(most);
     if taken.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let bytes: usize = taken.iter().map(|(_, aside)| aside.len()).sum();
     let room = parts.room_for_images(bytes as u64).await?;
@@ -184,5 +183,5 @@ pub(crate) async fn send_aside(
     };
     let image = Image::new(key, body, Arc::new(sink));
     parts.queue().submit_image(image);
-    Ok(1)
+    Ok(())
 }

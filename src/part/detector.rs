@@ -1,7 +1,7 @@
 //! Who waits for whom: cycles among lockers.
 //!
 //! Owns: the search for a cycle, and which of its lockers gives way; pure. Does not own: where the
-//! edges come from (`lock.rs`, `room.rs`), or when somebody looks.
+//! edges come from (`deadlock.rs`), or when somebody looks.
 //!
 //! A locker that holds nothing is in no cycle: nobody waits for it. What is found is a deadlock
 //! only if it is still there when looked at again: edges are read one after another while others

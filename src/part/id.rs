@@ -3,6 +3,8 @@
 //! Owns: the engine's names ([`FileId`], [`PartId`]) and the short one that everything here is
 //! keyed by. Does not own: which files there are (`mod.rs`).
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 /// The engine's name for a file: any number it likes.
@@ -38,6 +40,11 @@ pub(crate) struct PartKey(u64);
 impl PartKey {
     pub(crate) const fn new(file: u32, index: u32) -> Self {
         Self((file as u64) << 32 | index as u64)
+    }
+
+    /// All parts of a file.
+    pub(crate) const fn all_of(file: u32) -> RangeInclusive<Self> {
+        Self::new(file, 0)..=Self::new(file, u32::MAX)
     }
 
     pub(crate) const fn from_bits(bits: u64) -> Self {

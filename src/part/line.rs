@@ -473,8 +473,7 @@ impl Parts {
             if file.is_dropped() || !file.is_at(line.number) {
                 continue;
             }
-            let of = PartKey::new(file.no, 0)..=PartKey::new(file.no, u32::MAX);
-            for (key, address) in rows.range(of) {
+            for (key, address) in rows.range(PartKey::all_of(file.no)) {
                 let _latch = self.latches.step(*key);
                 let Some(entry) = file.header.peek(key.index()) else {
                     continue;

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `state.rs` | everything that is decided about a part at one instant: pure |
 //! | `waiters.rs`, `wait.rs`, `locker.rs`, `lock.rs` | who holds and who waits |
-//! | `detector.rs` | who waits for whom: pure |
+//! | `deadlock.rs`, `detector.rs` | who waits for whom; the search for a cycle: pure |
 //! | `id.rs`, `header.rs`, `file.rs` | what files and parts are |
 //! | `latch.rs` | one copy at a time |
 //! | `room.rs`, `evict.rs` | what may be here, and what goes |
@@ -18,7 +18,7 @@
 //! | `load.rs` | the way in |
 //! | `capture.rs`, `pack.rs`, `flush.rs`, `settle.rs` | the way out |
 //! | `line.rs`, `aside.rs` | what all of it was at one instant |
-//! | `length.rs` | create, drop, set_len |
+//! | `create.rs`, `length.rs` | create; drop, set_len |
 //! | `epoch.rs` | what objects are called |
 //! | `record.rs`, `snapshot.rs`, `replay.rs`, `open.rs`, `seed.rs` | what survives |
 //! | `for_checkpoint.rs` | what the layer above asks |
@@ -31,6 +31,8 @@ pub(crate) mod access;
 pub(crate) mod aside;
 pub(crate) mod capture;
 pub mod config;
+pub(crate) mod create;
+pub(crate) mod deadlock;
 pub(crate) mod detector;
 pub(crate) mod epoch;
 pub(crate) mod evict;
@@ -84,13 +86,13 @@ use crate::sync::Mutex;
 use crate::watched::Watched;
 
 use config::StoreConfig;
+use create::{Reserved, too_many};
 use epoch::Epochs;
 use evict::Resident;
 use file::PartFile;
 use flush::Flusher;
 use id::FileId;
 use latch::Latches;
-use length::{Reserved, too_many};
 use line::Line;
 use lock::Locks;
 use room::Room;

@@ -1,8 +1,8 @@
 //! What parts write into the journal: record kinds and their bytes.
 //!
 //! Owns: the kinds, the slots of notes and the encoding (postcard; `docs/formats/parts.md`). Does
-//! not own: when they are written (`intent.rs`, `settle.rs`, `length.rs`), or what they amount to
-//! (`replay.rs`). Kinds are never reused; a record that changes becomes a new kind.
+//! not own: when they are written (`intent.rs`, `settle.rs`, `create.rs`, `length.rs`), or what they
+//! amount to (`replay.rs`). Kinds are never reused; a record that changes becomes a new kind.
 
 use serde::{Deserialize, Serialize};
 

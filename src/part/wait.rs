@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::time::millis;
 
 use super::id::PartKey;
 use super::locker::LockerState;
@@ -487,7 +488,7 @@ impl WaitTable {
 
     /// Milliseconds since this was made, and one.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).map_or(u64::MAX, |ms| ms + 1)
+        millis(self.started.elapsed()).saturating_add(1)
     }
 
     /// For how long somebody has been seen waiting.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::checkpoint::head::Listed;
 use crate::checkpoint::{Checkpoint, CheckpointSnapshot, GcReport, Meta};
 use crate::error::{Error, Result};
 use crate::op::Op;
@@ -69,11 +70,11 @@ pub struct ListedCheckpoint {
 }
 
 impl ListedCheckpoint {
-    pub(crate) fn all(listed: Vec<(u64, u128, u64)>) -> Vec<Self> {
-        let one = |(number, write_id, unix_ms)| Self {
-            number,
-            write_id,
-            unix_ms,
+    pub(crate) fn all(listed: Vec<Listed>) -> Vec<Self> {
+        let one = |one: Listed| Self {
+            number: one.number,
+            write_id: one.write_id,
+            unix_ms: one.unix_ms,
         };
         listed.into_iter().map(one).collect()
     }

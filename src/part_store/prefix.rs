@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::pin::{Held, OpenReader};
+use crate::checkpoint::pin::Held;
+use crate::checkpoint::read_only::OpenReader;
 use crate::checkpoint::request::Requests;
 use crate::checkpoint::restore::Target;
 use crate::checkpoint::{GcReport, ReadOnly, Restore, Restored, VerifyReport, gc, head, verify};
@@ -124,13 +125,8 @@ impl Prefix {
     /// [`Error::Remote`], [`Error::ObjectDamaged`], [`Error::Version`], [`Error::TimedOut`].
     pub fn checkpoints(&self) -> Op<Vec<ListedCheckpoint>> {
         self.op(|requests, until, _| async move {
-            let found = head::read(&requests, until).await?;
-            let listed = found
-                .map(|found| found.head.checkpoints)
-                .unwrap_or_default();
-            let listed = listed.into_iter();
-            let listed = listed.map(|one| (one.number, one.write_id, one.unix_ms));
-            Ok(ListedCheckpoint::all(listed.collect()))
+            let listed = head::listed(&requests, until).await?;
+            Ok(ListedCheckpoint::all(listed))
         })
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Limit, Result};
 use crate::journal::Append;
 use crate::remote::Class;
+use crate::time::millis;
 use crate::watched::Watched;
 
 use super::admission::{Asker, Need, Pool};
@@ -420,9 +421,10 @@ impl Queue {
             settling: state.settling.len(),
             loads: state.loads.len(),
             images: state.images.len(),
-            oldest_ms: state.table.oldest().map_or(0, |since| {
-                since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
-            }),
+            oldest_ms: state
+                .table
+                .oldest()
+                .map_or(0, |since| millis(since.elapsed())),
             paused_uploads: state.paused_uploads,
             moved: state.moved,
             disk_full: state.disk_full,

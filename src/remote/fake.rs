@@ -59,6 +59,21 @@ struct Inner {
     next: u64,
 }
 
+impl Inner {
+    /// Uploads that are not finished, of some keys.
+    fn uploads_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<MultipartUpload> {
+        let found = self.uploads.iter();
+        let found = found.filter(|(_, upload)| wanted(&upload.key));
+        found
+            .map(|(id, upload)| MultipartUpload {
+                key: upload.key.clone(),
+                upload_id: id.clone(),
+                initiated: None,
+            })
+            .collect()
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Fake {
     pub manners: Manners,
@@ -353,14 +368,7 @@ impl Remote for Fake {
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
         let key = key.to_owned();
         self.run(Operation::ListMultipartUploads, key.clone(), move |inner| {
-            let found = inner.uploads.iter().filter(|(_, upload)| upload.key == key);
-            Ok(found
-                .map(|(id, upload)| MultipartUpload {
-                    key: upload.key.clone(),
-                    upload_id: id.clone(),
-                    initiated: None,
-                })
-                .collect())
+            Ok(inner.uploads_of(|of| of == key))
         })
     }
 
@@ -369,17 +377,7 @@ impl Remote for Fake {
         self.run(
             Operation::ListMultipartUploads,
             prefix.clone(),
-            move |inner| {
-                let found = inner.uploads.iter();
-                let found = found.filter(|(_, upload)| upload.key.starts_with(&prefix));
-                Ok(found
-                    .map(|(id, upload)| MultipartUpload {
-                        key: upload.key.clone(),
-                        upload_id: id.clone(),
-                        initiated: None,
-                    })
-                    .collect())
-            },
+            move |inner| Ok(inner.uploads_of(|of| of.starts_with(&prefix))),
         )
     }
 

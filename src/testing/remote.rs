@@ -1,19 +1,21 @@
 //! A simulated S3: exact conditions, scripted faults, no sockets.
 //!
-//! Owns: objects in memory and what happens to requests on their way. Does not own: time (a delay
-//! is tokio's, which tests pause) or randomness (scripts are explicit).
+//! Owns: what happens to requests on their way. Does not own: what one does when it arrives
+//! (`bucket.rs`), time (a delay is tokio's, which tests pause) or randomness (scripts are
+//! explicit).
 //!
 //! 1. A request that succeeds takes effect at one instant, under one lock.
 //! 2. A fault is used up by the request that meets it, unless it stands.
 //! 3. Late effects are carried out when the test says so, and their conditions are evaluated
 //!    then.
 
-use std::collections::BTreeMap;
+mod bucket;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -22,6 +24,8 @@ use crate::remote::{
     ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
     UploadPart, WriteCondition,
 };
+
+use bucket::Bucket;
 
 /// Which operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,35 +105,14 @@ pub struct Seen {
     pub condition: Option<WriteCondition>,
 }
 
-#[derive(Debug, Clone)]
-struct Object {
-    body: Bytes,
-    info: ObjectInfo,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<String, Object>,
-    uploads: BTreeMap<String, Upload>,
+    bucket: Bucket,
     rules: Vec<Rule>,
     late: Vec<Effect>,
     seen: Vec<Seen>,
     in_flight: usize,
     most_in_flight: usize,
-    next: u64,
-    ignore_conditions: bool,
-    bucket: BucketFacts,
-    /// A PUT with these bytes in it is refused for good.
-    poison: Option<Bytes>,
-    /// Seconds that are added to the server's clock.
-    skew: u64,
-}
-
-#[derive(Debug)]
-struct Upload {
-    key: String,
-    write_id: Option<String>,
-    parts: BTreeMap<i32, (Bytes, PartInfo)>,
 }
 
 #[derive(Debug, Clone)]
@@ -172,26 +155,12 @@ impl SimRemote {
 
     /// The next `n` requests meet `fault`.
     pub fn times(&self, n: usize, call: Option<Call>, key: Option<&str>, fault: Fault) {
-        let key = key.map(str::to_owned);
-        self.state.lock().rules.push(Rule {
-            call,
-            key,
-            under: false,
-            fault,
-            times: Some(n),
-        });
+        self.rule(call, key, fault, Some(n), false);
     }
 
     /// Every request from now on meets `fault`.
     pub fn always(&self, call: Option<Call>, key: Option<&str>, fault: Fault) {
-        let key = key.map(str::to_owned);
-        self.state.lock().rules.push(Rule {
-            call,
-            key,
-            under: false,
-            fault,
-            times: None,
-        });
+        self.rule(call, key, fault, None, false);
     }
 
     /// All is well again; hanging requests stay lost.
@@ -202,44 +171,56 @@ impl SimRemote {
     /// The next `n` requests of this kind on keys that begin with `prefix` meet `fault`; `None`:
     /// all of them.
     pub fn under(&self, n: Option<usize>, call: Option<Call>, prefix: &str, fault: Fault) {
+        self.rule(call, Some(prefix), fault, n, true);
+    }
+
+    fn rule(
+        &self,
+        call: Option<Call>,
+        key: Option<&str>,
+        fault: Fault,
+        times: Option<usize>,
+        under: bool,
+    ) {
         self.state.lock().rules.push(Rule {
             call,
-            key: Some(prefix.to_owned()),
-            under: true,
+            key: key.map(str::to_owned),
+            under,
             fault,
-            times: n,
+            times,
         });
     }
 
     /// Conditions are accepted and not looked at, as some servers do.
     pub fn ignore_conditions(&self, ignore: bool) {
-        self.state.lock().ignore_conditions = ignore;
+        self.state.lock().bucket.ignore_conditions = ignore;
     }
 
     /// What is so of the bucket as a whole.
     pub fn set_bucket(&self, facts: BucketFacts) {
-        self.state.lock().bucket = facts;
+        self.state.lock().bucket.facts = facts;
     }
 
     /// From here on a PUT whose body has these bytes in it is refused for good; `None`: none is.
     pub fn refuse_bodies_with(&self, bytes: Option<Bytes>) {
-        self.state.lock().poison = bytes;
+        self.state.lock().bucket.poison = bytes;
     }
 
     /// Moves the server's clock on: what is written from here on has later dates.
     pub fn advance_clock(&self, by: Duration) {
-        self.state.lock().skew += by.as_secs();
+        self.state.lock().bucket.skew += by.as_secs();
     }
 
     /// Carries out the effects of requests that met [`Fault::Late`]; returns which succeeded.
     pub fn land_late(&self) -> Vec<bool> {
         let mut state = self.state.lock();
         let late = std::mem::take(&mut state.late);
+        let bucket = &mut state.bucket;
         let landed = late
             .into_iter()
             .map(|effect| match effect {
-                Effect::Put(request) => state.put(&request).is_ok(),
-                Effect::Delete(key, if_match) => state.delete(&key, if_match.as_ref()).is_ok(),
+                Effect::Put(request) => bucket.put(&request).is_ok(),
+                Effect::Delete(key, if_match) => bucket.delete(&key, if_match.as_ref()).is_ok(),
             })
             .collect();
         drop(state);
@@ -250,29 +231,28 @@ impl SimRemote {
     /// The bytes of an object.
     #[must_use]
     pub fn object(&self, key: &str) -> Option<Bytes> {
-        self.state
-            .lock()
-            .objects
-            .get(key)
-            .map(|object| object.body.clone())
+        let state = self.state.lock();
+        let object = state.bucket.objects.get(key);
+        object.map(|object| object.body.clone())
     }
 
     /// Bytes of all objects.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
         let state = self.state.lock();
-        state.objects.values().map(|object| object.body.len()).sum()
+        let objects = state.bucket.objects.values();
+        objects.map(|object| object.body.len()).sum()
     }
 
     /// All keys.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        self.state.lock().objects.keys().cloned().collect()
+        self.state.lock().bucket.objects.keys().cloned().collect()
     }
 
     /// Removes an object behind everyone's back.
     pub fn remove(&self, key: &str) {
-        self.state.lock().objects.remove(key);
+        self.state.lock().bucket.objects.remove(key);
     }
 
     /// Puts an object there that is nobody's.
@@ -286,7 +266,7 @@ impl SimRemote {
             headers: crate::remote::ObjectHeaders::default(),
             write_id: None,
         };
-        let _planted = self.state.lock().put(&request);
+        let _planted = self.state.lock().bucket.put(&request);
     }
 
     /// Every request that was seen, in order.
@@ -316,7 +296,7 @@ impl SimRemote {
     /// Unfinished multipart uploads.
     #[must_use]
     pub fn unfinished(&self) -> usize {
-        self.state.lock().uploads.len()
+        self.state.lock().bucket.uploads.len()
     }
 
     /// Waits until `ready` holds; it is looked at after each request. The caller bounds the wait.
@@ -338,7 +318,7 @@ impl SimRemote {
         key: &str,
         condition: Option<WriteCondition>,
         late: Option<Effect>,
-        effect: impl FnOnce(&mut State) -> Result<T, RemoteError>,
+        effect: impl FnOnce(&mut Bucket) -> Result<T, RemoteError>,
     ) -> Result<T, RemoteError> {
         let fault = {
             let mut state = self.state.lock();
@@ -368,11 +348,11 @@ impl SimRemote {
             // What the fault is for; unwound, it prints nothing of its own.
             Some(Fault::Panic(text)) => std::panic::resume_unwind(Box::new(text)),
             Some(Fault::LostReply(error)) => {
-                let _applied = effect(&mut self.state.lock());
+                let _applied = effect(&mut self.state.lock().bucket);
                 return Err(error);
             }
             Some(Fault::HangAfter) => {
-                let _applied = effect(&mut self.state.lock());
+                let _applied = effect(&mut self.state.lock().bucket);
                 return std::future::pending().await;
             }
             Some(Fault::Late) => {
@@ -380,7 +360,7 @@ impl SimRemote {
                 return std::future::pending().await;
             }
         }
-        effect(&mut self.state.lock())
+        effect(&mut self.state.lock().bucket)
     }
 }
 
@@ -406,89 +386,6 @@ impl State {
         }
         Some(fault)
     }
-
-    fn check(&self, key: &str, condition: Option<&WriteCondition>) -> Result<(), RemoteError> {
-        let found = self.objects.get(key);
-        let holds = match condition {
-            _ if self.ignore_conditions => true,
-            None => true,
-            Some(WriteCondition::IfAbsent) => found.is_none(),
-            Some(WriteCondition::IfMatch(etag)) => {
-                found.is_some_and(|object| object.info.etag == *etag)
-            }
-        };
-        if holds {
-            Ok(())
-        } else {
-            Err(RemoteError::conflict("PutObject"))
-        }
-    }
-
-    fn put(&mut self, request: &PutRequest) -> Result<ObjectInfo, RemoteError> {
-        if Crc64::of(&request.body) != request.checksum {
-            return Err(RemoteError::permanent("PutObject", 400, "BadDigest"));
-        }
-        if let Some(poison) = &self.poison
-            && request
-                .body
-                .windows(poison.len().max(1))
-                .any(|bytes| bytes == poison)
-        {
-            return Err(RemoteError::permanent("PutObject", 400, "InvalidArgument"));
-        }
-        self.check(&request.key, request.condition.as_ref())?;
-        Ok(self.store(&request.key, request.body.clone(), request.write_id.clone()))
-    }
-
-    fn store(&mut self, key: &str, body: Bytes, write_id: Option<String>) -> ObjectInfo {
-        self.next += 1;
-        let checksum = Crc64::of(&body);
-        let info = ObjectInfo {
-            // Equal bytes have equal entity tags, as with S3's MD5.
-            etag: ETag(format!("{:016x}{:x}", checksum.0, body.len())),
-            size: body.len() as u64,
-            checksum: Some(checksum),
-            write_id,
-            last_modified: Some(UNIX_EPOCH + Duration::from_secs(self.next + self.skew)),
-        };
-        self.objects.insert(
-            key.to_owned(),
-            Object {
-                body,
-                info: info.clone(),
-            },
-        );
-        info
-    }
-
-    fn delete(&mut self, key: &str, if_match: Option<&ETag>) -> Result<(), RemoteError> {
-        if let Some(etag) = if_match {
-            self.check(key, Some(&WriteCondition::IfMatch(etag.clone())))?;
-        }
-        self.objects.remove(key);
-        Ok(())
-    }
-
-    fn complete(&mut self, request: &CompleteMultipart) -> Result<ObjectInfo, RemoteError> {
-        let operation = "CompleteMultipartUpload";
-        self.check(&request.key, request.condition.as_ref())?;
-        let Some(upload) = self.uploads.get(&request.upload_id) else {
-            return Err(RemoteError::permanent(operation, 404, "NoSuchUpload"));
-        };
-        let mut body = BytesMut::new();
-        for part in &request.parts {
-            match upload.parts.get(&part.number) {
-                Some((bytes, info)) if info == part => body.extend_from_slice(bytes),
-                _ => return Err(RemoteError::permanent(operation, 400, "InvalidPart")),
-            }
-        }
-        if Crc64::of(&body) != request.checksum {
-            return Err(RemoteError::permanent(operation, 400, "BadDigest"));
-        }
-        let write_id = upload.write_id.clone();
-        self.uploads.remove(&request.upload_id);
-        Ok(self.store(&request.key, body.freeze(), write_id))
-    }
 }
 
 impl Remote for SimRemote {
@@ -497,8 +394,8 @@ impl Remote for SimRemote {
             let late = Effect::Put(Box::new(request.clone()));
             let condition = request.condition.clone();
             let key = request.key.clone();
-            self.carry(Call::Put, &key, condition, Some(late), move |state| {
-                state.put(&request)
+            self.carry(Call::Put, &key, condition, Some(late), move |bucket| {
+                bucket.put(&request)
             })
             .await
         })
@@ -507,23 +404,8 @@ impl Remote for SimRemote {
     fn get(&self, request: GetRequest) -> RemoteFuture<'_, Option<GetResponse>> {
         Box::pin(async move {
             let key = request.key.clone();
-            self.carry(Call::Get, &key, None, None, move |state| {
-                let Some(object) = state.objects.get(&request.key) else {
-                    return Ok(None);
-                };
-                let body = match request.range {
-                    None => object.body.clone(),
-                    Some((from, len)) => {
-                        let end = from.saturating_add(len).min(object.info.size);
-                        let range = usize::try_from(from.min(end)).unwrap_or(0)
-                            ..usize::try_from(end).unwrap_or(0);
-                        object.body.slice(range)
-                    }
-                };
-                Ok(Some(GetResponse {
-                    body,
-                    info: object.info.clone(),
-                }))
+            self.carry(Call::Get, &key, None, None, move |bucket| {
+                Ok(bucket.get(&request))
             })
             .await
         })
@@ -532,8 +414,8 @@ impl Remote for SimRemote {
     fn head(&self, key: &str) -> RemoteFuture<'_, Option<ObjectInfo>> {
         let key = key.to_owned();
         Box::pin(async move {
-            self.carry(Call::Head, &key, None, None, |state| {
-                Ok(state.objects.get(&key).map(|object| object.info.clone()))
+            self.carry(Call::Head, &key, None, None, |bucket| {
+                Ok(bucket.objects.get(&key).map(|object| object.info.clone()))
             })
             .await
         })
@@ -544,8 +426,8 @@ impl Remote for SimRemote {
         Box::pin(async move {
             let late = Effect::Delete(key.clone(), if_match.clone());
             let condition = if_match.clone().map(WriteCondition::IfMatch);
-            self.carry(Call::Delete, &key, condition, Some(late), |state| {
-                state.delete(&key, if_match.as_ref())
+            self.carry(Call::Delete, &key, condition, Some(late), |bucket| {
+                bucket.delete(&key, if_match.as_ref())
             })
             .await
         })
@@ -554,20 +436,8 @@ impl Remote for SimRemote {
     fn list(&self, prefix: &str, from: Option<String>) -> RemoteFuture<'_, ListPage> {
         let prefix = prefix.to_owned();
         Box::pin(async move {
-            self.carry(Call::List, &prefix, None, None, |state| {
-                let start = from.unwrap_or_else(|| prefix.clone());
-                let objects = state
-                    .objects
-                    .range(start..)
-                    .take_while(|(key, _)| key.starts_with(&prefix))
-                    .map(|(key, object)| (key.clone(), object.info.clone()))
-                    .take(1001)
-                    .collect::<Vec<_>>();
-                let next = objects.get(1000).map(|(key, _)| key.clone());
-                Ok(ListPage {
-                    objects: objects.into_iter().take(1000).collect(),
-                    next,
-                })
+            self.carry(Call::List, &prefix, None, None, |bucket| {
+                Ok(bucket.list(&prefix, from))
             })
             .await
         })
@@ -576,19 +446,8 @@ impl Remote for SimRemote {
     fn create_multipart(&self, request: CreateMultipart) -> RemoteFuture<'_, String> {
         Box::pin(async move {
             let key = request.key.clone();
-            self.carry(Call::CreateMultipart, &key, None, None, move |state| {
-                state.next += 1;
-                let id = format!("upload-{}", state.next);
-                let CreateMultipart { key, write_id, .. } = request;
-                state.uploads.insert(
-                    id.clone(),
-                    Upload {
-                        key,
-                        write_id,
-                        parts: BTreeMap::new(),
-                    },
-                );
-                Ok(id)
+            self.carry(Call::CreateMultipart, &key, None, None, move |bucket| {
+                Ok(bucket.create(request))
             })
             .await
         })
@@ -597,24 +456,8 @@ impl Remote for SimRemote {
     fn upload_part(&self, request: UploadPart) -> RemoteFuture<'_, PartInfo> {
         Box::pin(async move {
             let key = request.key.clone();
-            self.carry(Call::UploadPart, &key, None, None, move |state| {
-                let Some(upload) = state.uploads.get_mut(&request.upload_id) else {
-                    return Err(RemoteError::permanent("UploadPart", 404, "NoSuchUpload"));
-                };
-                let checksum = Crc64::of(&request.body);
-                if checksum != request.checksum {
-                    return Err(RemoteError::permanent("UploadPart", 400, "BadDigest"));
-                }
-                let etag = ETag(format!("{:016x}", checksum.0));
-                let info = PartInfo {
-                    number: request.number,
-                    etag,
-                    checksum,
-                };
-                upload
-                    .parts
-                    .insert(request.number, (request.body, info.clone()));
-                Ok(info)
+            self.carry(Call::UploadPart, &key, None, None, move |bucket| {
+                bucket.upload(request)
             })
             .await
         })
@@ -628,7 +471,7 @@ impl Remote for SimRemote {
                 &key,
                 condition,
                 None,
-                move |state| state.complete(&request),
+                move |bucket| bucket.complete(&request),
             )
             .await
         })
@@ -637,8 +480,8 @@ impl Remote for SimRemote {
     fn abort_multipart(&self, key: &str, upload_id: &str) -> RemoteFuture<'_, ()> {
         let (key, upload_id) = (key.to_owned(), upload_id.to_owned());
         Box::pin(async move {
-            self.carry(Call::AbortMultipart, &key, None, None, |state| {
-                state.uploads.remove(&upload_id);
+            self.carry(Call::AbortMultipart, &key, None, None, |bucket| {
+                bucket.uploads.remove(&upload_id);
                 Ok(())
             })
             .await
@@ -648,17 +491,8 @@ impl Remote for SimRemote {
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
         let key = key.to_owned();
         Box::pin(async move {
-            self.carry(Call::ListMultipart, &key, None, None, |state| {
-                Ok(state
-                    .uploads
-                    .iter()
-                    .filter(|(_, upload)| upload.key == key)
-                    .map(|(id, _)| MultipartUpload {
-                        key: key.clone(),
-                        upload_id: id.clone(),
-                        initiated: None,
-                    })
-                    .collect())
+            self.carry(Call::ListMultipart, &key, None, None, |bucket| {
+                Ok(bucket.uploads_of(|of| of == key))
             })
             .await
         })
@@ -667,23 +501,15 @@ impl Remote for SimRemote {
     fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
         let prefix = prefix.to_owned();
         Box::pin(async move {
-            self.carry(Call::ListMultipart, &prefix, None, None, |state| {
-                let uploads = state.uploads.iter();
-                let found = uploads.filter(|(_, upload)| upload.key.starts_with(&prefix));
-                Ok(found
-                    .map(|(id, upload)| MultipartUpload {
-                        key: upload.key.clone(),
-                        upload_id: id.clone(),
-                        initiated: None,
-                    })
-                    .collect())
+            self.carry(Call::ListMultipart, &prefix, None, None, |bucket| {
+                Ok(bucket.uploads_of(|of| of.starts_with(&prefix)))
             })
             .await
         })
     }
 
     fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
-        let facts = self.state.lock().bucket;
+        let facts = self.state.lock().bucket.facts;
         Box::pin(std::future::ready(Ok(facts)))
     }
 

@@ -29,7 +29,7 @@ use crate::remote::probe::{Capabilities, ProbeError, probe};
 use crate::remote::{
     Effect, GetRequest, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError, WriteCondition,
 };
-use crate::time::WallClock;
+use crate::time::{WallClock, millis};
 
 use super::keys::{Keys, Makes};
 use super::parts::{self, Failed};
@@ -132,7 +132,7 @@ impl Shared {
     }
 
     pub(super) fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
+        self.clock.unix_ms()
     }
 
     fn write_id(&self, job: &TaskJob) -> String {
@@ -159,8 +159,7 @@ impl Shared {
         condition: Option<&KeyState>,
     ) -> Result<u64, RemoteError> {
         let lifetime = self.config().signature_lifetime + self.deadline(job.len);
-        let lifetime = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        let expires_unix_ms = self.now_ms().saturating_add(lifetime);
+        let expires_unix_ms = self.now_ms().saturating_add(millis(lifetime));
         let started = Started {
             condition: condition.cloned(),
             expires_unix_ms,

@@ -109,12 +109,7 @@ pub(super) async fn upload_image(
     image: &mut Image,
 ) -> Result<ObjectInfo, RemoteError> {
     let config = shared.queue.config();
-    let len = image.body.len() as u64;
-    let too_large = |error: &dyn std::fmt::Display| {
-        RemoteError::permanent("CreateMultipartUpload", 400, "EntityTooLarge")
-            .with_message(&error.to_string())
-    };
-    let plan = PartPlan::for_size(len, config.part_bytes).map_err(|error| too_large(&error))?;
+    let plan = plan_of(config, image.body.len() as u64)?;
     let request = MultipartRequest {
         key: image.key.to_string(),
         checksum: Some(image.checksum),
@@ -151,6 +146,15 @@ pub(super) async fn upload_image(
     }
 }
 
+fn plan_of(config: &Config, len: u64) -> Result<PartPlan, RemoteError> {
+    PartPlan::for_size(len, config.part_bytes).map_err(|error| too_large(&error))
+}
+
+fn too_large(error: &dyn std::fmt::Display) -> RemoteError {
+    RemoteError::permanent("CreateMultipartUpload", 400, "EntityTooLarge")
+        .with_message(&error.to_string())
+}
+
 fn options_of(config: &Config) -> MultipartOptions {
     MultipartOptions {
         concurrency: config.part_concurrency,
@@ -160,6 +164,7 @@ fn options_of(config: &Config) -> MultipartOptions {
     }
 }
 
+/// One attempt at a task's body in parts; what is begun is on record.
 pub(super) async fn upload(
     shared: &Shared,
     job: &mut TaskJob,
@@ -169,10 +174,7 @@ pub(super) async fn upload(
     write_id: &str,
 ) -> Result<ObjectInfo, Failed> {
     let config = shared.queue.config();
-    let plan = PartPlan::for_size(job.len, config.part_bytes).map_err(|error| {
-        RemoteError::permanent("CreateMultipartUpload", 400, "EntityTooLarge")
-            .with_message(&error.to_string())
-    })?;
+    let plan = plan_of(config, job.len)?;
     let request = MultipartRequest {
         key: job.key.to_string(),
         checksum: Some(checksum),
