@@ -10,6 +10,7 @@ use std::future::IntoFuture as _;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,26 +23,12 @@ use s3_writeback::{CheckpointOptions, Error, Fencing, FileId, PartStore, Restore
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use support::{PART, PARTS_OF, StoreRig, checkpoint, contents, fill, paused, spawn, uploaded};
+use support::{
+    PART, PARTS_OF, StoreRig, asks, checkpoint, contents, drawn, fill, on_threads, paused, spawn,
+    uploaded,
+};
 
 const FILE: FileId = FileId(1);
-
-/// Starts a checkpoint, and waits until its line is drawn.
-async fn drawn(store: &PartStore) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
-    let asks = store.clone();
-    let made = spawn(async move {
-        let made = asks.checkpoint(CheckpointOptions::new()).await?;
-        Ok(made.number)
-    });
-    while store
-        .checkpoint_snapshot()
-        .owed
-        .is_none_or(|owed| owed == 0)
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    made
-}
 
 #[test]
 fn parts_that_were_cut_off_at_a_boundary_before_a_checkpoint_do_not_come_back_when_the_file_grows()
@@ -69,8 +56,7 @@ fn parts_that_were_cut_off_at_a_boundary_before_a_checkpoint_do_not_come_back_wh
 #[test]
 fn a_file_that_was_dropped_is_let_go_of_when_no_checkpoint_has_it() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.checkpoint_every = Some(Duration::from_secs(10));
         });
         let store = rig.open().await;
@@ -178,11 +164,7 @@ impl Held {
         &self,
         store: &PartStore,
     ) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
-        let asks = store.clone();
-        let made = spawn(async move {
-            let made = asks.checkpoint(CheckpointOptions::new()).await?;
-            Ok(made.number)
-        });
+        let made = asks(store);
         until(|| self.state.0.lock().unwrap().0).await;
         self.state.0.lock().unwrap().1 = true;
         self.state.1.notify_all();
@@ -236,8 +218,7 @@ impl Fs for Held {
 
 /// An owner whose every image that is set aside goes into a file.
 fn owner_without_memory() -> StoreRig {
-    StoreRig::with(32, |config| {
-        config.fencing = Fencing::On;
+    StoreRig::owner_with(32, |config| {
         config.aside_memory = 0;
     })
 }
@@ -309,11 +290,7 @@ fn parts_that_are_cut_off_behind_a_line_while_they_are_captured_are_in_it_whole(
         file.sync().await.expect("syncs");
         fill(&file, 0, 1).await;
         rig.fs.hang_syncs();
-        let asks = store.clone();
-        let made = spawn(async move {
-            let made = asks.checkpoint(CheckpointOptions::new()).await?;
-            Ok::<_, Error>(made.number)
-        });
+        let made = asks(&store);
         until(|| rig.fs.hanging() > 0 && store.checkpoint_snapshot().owed.is_some()).await;
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -343,8 +320,7 @@ fn parts_that_are_cut_off_behind_a_line_while_they_are_captured_are_in_it_whole(
 #[test]
 fn a_checkpoint_that_was_pinned_while_garbage_was_looked_for_can_be_read() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.retain_checkpoints = 1;
             config.max_dirty_age = Duration::from_millis(10);
         });
@@ -386,8 +362,7 @@ fn a_checkpoint_that_was_pinned_while_garbage_was_looked_for_can_be_read() {
 #[test]
 fn an_image_that_was_set_aside_and_is_refused_for_good_is_named() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.image_bytes = PART as u64;
         });
         let store = rig.open().await;
@@ -409,14 +384,8 @@ fn an_image_that_was_set_aside_and_is_refused_for_good_is_named() {
 
 #[test]
 fn a_meta_that_does_not_come_back_costs_one_checkpoint_and_not_all() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = Fencing::On;
+    on_threads(2, async {
+        let rig = StoreRig::owner_with(32, |config| {
             config.checkpoint_within = Duration::from_secs(2);
         });
         let store = threaded(&rig, 4).await;
@@ -455,12 +424,7 @@ fn what_one_asks_for_wrongly_fails_nobody_elses_checkpoint() {
 /// On the file system that there is.
 #[test]
 fn a_dropped_file_leaves_nothing_open() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    on_threads(2, async {
         let dir = tempfile::tempdir().expect("a directory");
         let mut rig = StoreRig::owner(64);
         rig.config.queue.dir = dir.path().join("store");
@@ -626,8 +590,7 @@ fn a_store_that_is_dropped_without_shutdown_leaves_the_directory_free() {
 #[test]
 fn what_was_set_aside_for_a_line_that_was_given_up_is_not_sent() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.image_bytes = PART as u64;
             config.checkpoint_within = Duration::from_secs(20);
         });
@@ -794,11 +757,7 @@ mod walk {
             } else if op < 78 {
                 if flying.is_none() {
                     log.push(format!("{step} checkpoint"));
-                    let asks = store.clone();
-                    let made = spawn(async move {
-                        let made = asks.checkpoint(CheckpointOptions::new()).await?;
-                        Ok(made.number)
-                    });
+                    let made = asks(&store);
                     while !made.is_finished() && store.checkpoint_snapshot().owed.is_none() {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
@@ -931,13 +890,21 @@ fn each_checkpoint_of_a_random_walk_has_what_there_was_at_its_line() {
     }
 }
 
+/// What of a file is in there.
+async fn found(there: &PartStore, id: u64) -> Option<Vec<u8>> {
+    match there.file(FileId(id)) {
+        Ok(_) => Some(contents(there, id).await),
+        Err(_) => None,
+    }
+}
+
 type Files = std::collections::BTreeMap<u64, (Option<Vec<u8>>, u64, bool)>;
 
 /// Creates, writes, cuts and drops, until it is over; says what it left, and what it is at.
 async fn churn(
     store: PartStore,
     files: Arc<Mutex<Files>>,
-    over: Arc<std::sync::atomic::AtomicBool>,
+    over: Arc<AtomicBool>,
     task: u64,
     seed: u64,
 ) {
@@ -949,7 +916,7 @@ async fn churn(
             .wrapping_add(1_442_695_040_888_963_407);
         (dice >> 33) % below
     };
-    while !over.load(std::sync::atomic::Ordering::Relaxed) {
+    while !over.load(Ordering::Relaxed) {
         let id = task * 100 + next(12);
         let was = {
             let mut files = files.lock().unwrap();
@@ -1005,35 +972,59 @@ async fn churn(
     }
 }
 
+/// Tasks that churn.
+struct Churning {
+    over: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Churning {
+    fn begin(store: &PartStore, files: &Arc<Mutex<Files>>, seed: u64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let task = |task| {
+            let (files, over) = (Arc::clone(files), Arc::clone(&over));
+            spawn(churn(store.clone(), files, over, task, seed))
+        };
+        let tasks = (0..3).map(task).collect();
+        Self { over, tasks }
+    }
+
+    async fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("ends");
+        }
+    }
+}
+
+/// For how long such a test runs.
+fn seconds() -> Duration {
+    let seconds = std::env::var("SECONDS_OF").map_or(4, |s| s.parse().expect("a number"));
+    Duration::from_secs(seconds)
+}
+
+/// A store of which much is set aside, and some of that in a file.
+fn busy() -> StoreRig {
+    StoreRig::owner_with(256, |config| {
+        config.aside_memory = 2 * PART as u64;
+        config.max_dirty_age = Duration::from_millis(3);
+        config.retain_checkpoints = 2;
+        config.queue.seed = None;
+    })
+}
+
 /// What nobody touches while a checkpoint is made is in it as it is, whatever goes on beside.
 #[test]
 fn beside_threads_that_create_cut_and_drop_each_checkpoint_has_what_nobody_touched() {
-    let seconds: u64 = std::env::var("SECONDS_OF").map_or(4, |s| s.parse().expect("a number"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(3)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let rig = StoreRig::with(256, |config| {
-            config.fencing = Fencing::On;
-            config.aside_memory = 2 * PART as u64;
-            config.max_dirty_age = Duration::from_millis(3);
-            config.retain_checkpoints = 2;
-            config.queue.seed = None;
-        });
+    on_threads(3, async {
+        let rig = busy();
         let store = threaded(&rig, 8).await;
         let files: Arc<Mutex<Files>> = Arc::default();
-        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let mut tasks = Vec::new();
-        for task in 0..3_u64 {
-            let (files, over) = (Arc::clone(&files), Arc::clone(&over));
-            tasks.push(spawn(churn(store.clone(), files, over, task, 0)));
-        }
+        let churning = Churning::begin(&store, &files, 0);
         let begun = tokio::time::Instant::now();
         let mut wrong = Vec::new();
         let mut made = 0;
-        while begun.elapsed() < Duration::from_secs(seconds) && wrong.is_empty() {
+        while begun.elapsed() < seconds() && wrong.is_empty() {
             let before = files.lock().unwrap().clone();
             let number = checkpoint(&store).await.number;
             let after = files.lock().unwrap().clone();
@@ -1043,10 +1034,7 @@ fn beside_threads_that_create_cut_and_drop_each_checkpoint_has_what_nobody_touch
                 if *busy || after.get(id).is_none_or(|now| now.1 != *count) {
                     continue;
                 }
-                let found = match there.file(FileId(*id)) {
-                    Ok(_) => Some(contents(&there, *id).await),
-                    Err(_) => None,
-                };
+                let found = found(&there, *id).await;
                 if found != *bytes {
                     let say = |bytes: &Option<Vec<u8>>| {
                         bytes
@@ -1062,10 +1050,7 @@ fn beside_threads_that_create_cut_and_drop_each_checkpoint_has_what_nobody_touch
             }
             there.shutdown().await.expect("ends");
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        for task in tasks {
-            task.await.expect("ends");
-        }
+        churning.end().await;
         assert!(wrong.is_empty(), "of {made} checkpoints: {wrong:#?}");
         eprintln!("{made} checkpoints");
     });
@@ -1074,53 +1059,29 @@ fn beside_threads_that_create_cut_and_drop_each_checkpoint_has_what_nobody_touch
 /// The first checkpoint after a restart has all files as they are.
 #[test]
 fn beside_threads_and_after_restarts_a_checkpoint_has_every_file_as_it_is() {
-    let seconds: u64 = std::env::var("SECONDS_OF").map_or(4, |s| s.parse().expect("a number"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(3)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let rig = StoreRig::with(256, |config| {
-            config.fencing = Fencing::On;
-            config.aside_memory = 2 * PART as u64;
-            config.max_dirty_age = Duration::from_millis(3);
-            config.retain_checkpoints = 2;
-            config.queue.seed = None;
-        });
+    on_threads(3, async {
+        let rig = busy();
         let files: Arc<Mutex<Files>> = Arc::default();
         let begun = tokio::time::Instant::now();
         let mut round = 0;
-        while begun.elapsed() < Duration::from_secs(seconds) {
+        while begun.elapsed() < seconds() {
             round += 1;
             let store = threaded(&rig, 8).await;
             let number = checkpoint(&store).await.number;
             let there = rig.restored(Restore::number(number)).await;
             let wanted = files.lock().unwrap().clone();
             for (id, (bytes, _, _)) in &wanted {
-                let found = match there.file(FileId(*id)) {
-                    Ok(_) => Some(contents(&there, *id).await),
-                    Err(_) => None,
-                };
+                let found = found(&there, *id).await;
                 let same = found == *bytes;
                 let lens = (found.map(|b| b.len()), bytes.as_ref().map(Vec::len));
                 assert!(same, "round {round}, file {id}: {lens:?}");
             }
             there.shutdown().await.expect("ends");
-            let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-            let tasks: Vec<_> = (0..3_u64)
-                .map(|task| {
-                    let (files, over) = (Arc::clone(&files), Arc::clone(&over));
-                    spawn(churn(store.clone(), files, over, task, round))
-                })
-                .collect();
+            let churning = Churning::begin(&store, &files, round);
             for _ in 0..3 {
                 checkpoint(&store).await;
             }
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
-            for task in tasks {
-                task.await.expect("ends");
-            }
+            churning.end().await;
             store.shutdown().await.expect("ends");
         }
         eprintln!("{round} rounds");

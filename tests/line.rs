@@ -11,11 +11,13 @@ use s3_writeback::error::Advice;
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::fs;
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{CheckpointOptions, Error, FileId, Mode, PartId, PartStore, Restore, Role};
+use s3_writeback::{
+    CheckpointOptions, Error, File, FileId, Mode, PartId, PartStore, Restore, Role,
+};
 use tokio::sync::Notify;
 
 use support::{
-    PART, PARTS_OF, StoreRig, checkpoint, contents, fill, paused, read, spawn, uploaded,
+    PART, PARTS_OF, StoreRig, checkpoint, contents, drawn, fill, paused, read, spawn, uploaded,
 };
 
 const FILE: FileId = FileId(1);
@@ -34,25 +36,6 @@ async fn byte(store: &PartStore, index: usize) -> u8 {
         "part {index} is torn"
     );
     part[0]
-}
-
-/// Starts a checkpoint, and waits until its line is drawn; its uploads are held by whoever calls.
-async fn drawn(store: &PartStore) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
-    let asks = store.clone();
-    let before = store.checkpoint_snapshot().owed.is_some();
-    assert!(!before);
-    let made = spawn(async move {
-        let made = asks.checkpoint(CheckpointOptions::new()).await?;
-        Ok(made.number)
-    });
-    while store
-        .checkpoint_snapshot()
-        .owed
-        .is_none_or(|owed| owed == 0)
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    made
 }
 
 /// A guard writes, and is forgotten; another part is written and let go of. Both are in.
@@ -84,8 +67,7 @@ fn e3_a_forgotten_guard_keeps_nothing_out_of_a_checkpoint() {
 fn what_is_written_behind_the_line_is_not_in_it() {
     for memory in [0, PART as u64, 1 << 20] {
         paused(async {
-            let rig = StoreRig::with(32, |config| {
-                config.fencing = s3_writeback::Fencing::On;
+            let rig = StoreRig::owner_with(32, |config| {
                 config.aside_memory = memory;
                 config.dirty_bytes = 16 * PART as u64;
                 // Two images at a time are captured: the others are written to before.
@@ -119,29 +101,35 @@ fn what_is_written_behind_the_line_is_not_in_it() {
     }
 }
 
+/// A store that sends what was written soon.
+fn restless() -> StoreRig {
+    StoreRig::owner_with(8, |config| {
+        config.max_dirty_age = Duration::from_millis(10);
+    })
+}
+
+/// Fills part 0 with 1; comes back when the image of that is on its way, where it is held up.
+async fn on_its_way(rig: &StoreRig, file: &File) -> Arc<Notify> {
+    let gate = Arc::new(Notify::new());
+    let held = Fault::Gate(Arc::clone(&gate));
+    rig.remote.under(Some(1), Some(Call::Put), "packs/", held);
+    fill(file, 0, 1).await;
+    rig.remote
+        .wait_for(|remote| remote.in_flight().0 == 1)
+        .await;
+    gate
+}
+
 /// An image that was on its way when the line was drawn is refused for good, after the part was
 /// written again: the checkpoint fails with the cause, and the next one has what was written.
 #[test]
 fn e7_an_image_that_is_lost_fails_the_checkpoint_with_the_cause() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
-            config.max_dirty_age = Duration::from_millis(10);
-        });
+        let rig = restless();
         let store = rig.open().await;
         let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        let gate = Arc::new(Notify::new());
-        rig.remote.under(
-            Some(1),
-            Some(Call::Put),
-            "packs/",
-            Fault::Gate(Arc::clone(&gate)),
-        );
         rig.remote.refuse_bodies_with(Some(vec![1; 64].into()));
-        fill(&file, 0, 1).await;
-        rig.remote
-            .wait_for(|remote| remote.in_flight().0 == 1)
-            .await;
+        let gate = on_its_way(&rig, &file).await;
         let made = drawn(&store).await;
         fill(&file, 0, 2).await;
         gate.notify_one();
@@ -161,23 +149,10 @@ fn e7_an_image_that_is_lost_fails_the_checkpoint_with_the_cause() {
 #[test]
 fn e7_the_manifest_names_the_lines_image_and_not_a_later_one() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
-            config.max_dirty_age = Duration::from_millis(10);
-        });
+        let rig = restless();
         let store = rig.open().await;
         let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        let gate = Arc::new(Notify::new());
-        rig.remote.under(
-            Some(1),
-            Some(Call::Put),
-            "packs/",
-            Fault::Gate(Arc::clone(&gate)),
-        );
-        fill(&file, 0, 1).await;
-        rig.remote
-            .wait_for(|remote| remote.in_flight().0 == 1)
-            .await;
+        let gate = on_its_way(&rig, &file).await;
         let made = drawn(&store).await;
         let before = rig.remote.count(Call::Put, "packs/");
         fill(&file, 0, 2).await;
@@ -202,23 +177,10 @@ fn e7_the_manifest_names_the_lines_image_and_not_a_later_one() {
 #[test]
 fn a9_e6_of_two_images_the_checkpoint_has_the_later_one_in_whatever_order_they_came() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
-            config.max_dirty_age = Duration::from_millis(10);
-        });
+        let rig = restless();
         let store = rig.open().await;
         let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        let gate = Arc::new(Notify::new());
-        rig.remote.under(
-            Some(1),
-            Some(Call::Put),
-            "packs/",
-            Fault::Gate(Arc::clone(&gate)),
-        );
-        fill(&file, 0, 1).await;
-        rig.remote
-            .wait_for(|remote| remote.in_flight().0 == 1)
-            .await;
+        let gate = on_its_way(&rig, &file).await;
         let before = rig.remote.keys().len();
         fill(&file, 0, 2).await;
         rig.remote
@@ -237,8 +199,7 @@ fn a9_e6_of_two_images_the_checkpoint_has_the_later_one_in_whatever_order_they_c
 #[test]
 fn e14_what_is_cut_off_behind_a_line_is_in_it_and_in_no_later_one() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             // Of two parts that the line owes one is captured, and one is set aside.
             config.image_bytes = PART as u64;
         });
@@ -426,8 +387,7 @@ fn e17_a_write_that_waits_for_a_lock_does_not_delay_a_line() {
 #[test]
 fn e17_an_outage_during_a_checkpoint_stops_no_write_before_a_limit() {
     paused(async {
-        let rig = StoreRig::with(64, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(64, |config| {
             config.dirty_bytes = 32 * PART as u64;
             config.aside_memory = 4 * PART as u64;
         });
@@ -466,8 +426,7 @@ fn e17_an_outage_during_a_checkpoint_stops_no_write_before_a_limit() {
 #[test]
 fn a_disk_without_room_for_what_may_be_set_aside_fails_the_checkpoint_before_the_line() {
     paused(async {
-        let rig = StoreRig::with(64, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(64, |config| {
             config.aside_memory = 0;
         });
         let store = rig.open().await;
@@ -499,8 +458,7 @@ fn a_disk_without_room_for_what_may_be_set_aside_fails_the_checkpoint_before_the
 #[test]
 fn e18_what_is_written_through_a_hold_is_in_the_last_checkpoint() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(8, |config| {
             config.checkpoint_at_shutdown = true;
         });
         let store = rig.open().await;
@@ -530,8 +488,7 @@ fn e18_what_is_written_through_a_hold_is_in_the_last_checkpoint() {
 #[test]
 fn e18_writing_ends_for_everyone_when_the_last_line_is_drawn() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(8, |config| {
             config.checkpoint_at_shutdown = true;
         });
         let store = rig.open().await;
@@ -570,8 +527,7 @@ fn e18_writing_ends_for_everyone_when_the_last_line_is_drawn() {
 #[test]
 fn e21_one_image_that_is_refused_keeps_no_other_from_s3() {
     paused(async {
-        let rig = StoreRig::with(4096, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(4096, |config| {
             config.image_bytes = 256 << 20;
             config.pack_bytes = 16 << 20;
         });
@@ -707,8 +663,7 @@ fn e5_what_a_committed_checkpoint_has_is_here_after_a_power_cut() {
 fn d3_what_lingers_for_a_pack_goes_at_shutdown() {
     for hangs in [false, true] {
         paused(async {
-            let rig = StoreRig::with(64, |config| {
-                config.fencing = s3_writeback::Fencing::On;
+            let rig = StoreRig::owner_with(64, |config| {
                 config.checkpoint_at_shutdown = true;
                 config.max_dirty_age = Duration::from_secs(3600);
             });
@@ -794,8 +749,7 @@ fn e20_a_backlog_above_the_limits_keeps_no_checkpoint_back() {
 #[test]
 fn e14_an_image_that_only_the_line_needs_goes_up() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.pack_bytes = PART as u64;
             config.queue.workers = 1;
         });
@@ -818,8 +772,7 @@ fn e14_an_image_that_only_the_line_needs_goes_up() {
 #[test]
 fn a_checkpoint_has_a_slot_that_nothing_else_has() {
     paused(async {
-        let rig = StoreRig::with(32, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(32, |config| {
             config.queue.workers = 1;
             config.queue.attempt_floor = Duration::from_secs(3600);
             config.checkpoint_within = Duration::from_secs(600);
@@ -847,8 +800,7 @@ fn a_checkpoint_has_a_slot_that_nothing_else_has() {
 #[test]
 fn a_checkpoint_makes_progress_whatever_the_engine_and_s3_do() {
     paused(async {
-        let rig = StoreRig::with(64, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(64, |config| {
             config.checkpoint_at_shutdown = true;
             config.queue.max_tasks = 100;
             config.queue.workers = 2;
@@ -915,8 +867,7 @@ fn a_checkpoint_makes_progress_whatever_the_engine_and_s3_do() {
 fn a2_fifty_thousand_dirty_parts_are_committed_at_shutdown_while_a_checkpointer_reads() {
     paused(async {
         const PARTS: usize = 50_000;
-        let rig = StoreRig::with(PARTS as u64 + 100, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(PARTS as u64 + 100, |config| {
             config.checkpoint_at_shutdown = true;
             config.dirty_bytes = config.cache_bytes;
             config.max_dirty_age = Duration::from_secs(3600);
@@ -990,8 +941,7 @@ async fn uploaded_now(store: &PartStore) {
 #[test]
 fn a_checkpoint_that_s3_does_not_take_ends_at_its_deadline() {
     paused(async {
-        let rig = StoreRig::with(8, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(8, |config| {
             config.checkpoint_within = Duration::from_secs(60);
         });
         let store = rig.open().await;
