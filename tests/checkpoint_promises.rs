@@ -216,6 +216,22 @@ impl Fs for Held {
     }
 }
 
+/// Syncs hang as long as it is there: whoever fails meanwhile does not hang, too.
+struct Hung<'a>(&'a StoreRig);
+
+impl<'a> Hung<'a> {
+    fn syncs(rig: &'a StoreRig) -> Self {
+        rig.fs.hang_syncs();
+        Self(rig)
+    }
+}
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        self.0.fs.release_syncs();
+    }
+}
+
 /// An owner whose every image that is set aside goes into a file.
 fn owner_without_memory() -> StoreRig {
     StoreRig::owner_with(32, |config| {
@@ -289,7 +305,7 @@ fn parts_that_are_cut_off_behind_a_line_while_they_are_captured_are_in_it_whole(
         }
         file.sync().await.expect("syncs");
         fill(&file, 0, 1).await;
-        rig.fs.hang_syncs();
+        let hung = Hung::syncs(&rig);
         let made = asks(&store);
         until(|| rig.fs.hanging() > 0 && store.checkpoint_snapshot().owed.is_some()).await;
         for _ in 0..50 {
@@ -301,7 +317,7 @@ fn parts_that_are_cut_off_behind_a_line_while_they_are_captured_are_in_it_whole(
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
-        rig.fs.release_syncs();
+        drop(hung);
         cuts.await.expect("is cut");
         made.await.expect("ends").expect("is committed");
         let there = rig.restored(Restore::latest()).await;
@@ -314,6 +330,49 @@ fn parts_that_are_cut_off_behind_a_line_while_they_are_captured_are_in_it_whole(
             wrong.is_empty(),
             "parts {wrong:?} are not what they were at the line"
         );
+    });
+}
+
+#[test]
+fn an_image_that_is_refused_of_a_file_that_was_dropped_before_the_line_is_not_waited_for() {
+    paused(async {
+        let rig = StoreRig::owner_with(32, |config| {
+            config.max_dirty_age = Duration::from_millis(10);
+        });
+        let store = threaded(&rig, 4).await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        checkpoint(&store).await;
+        let other = store.create(FileId(2), PARTS_OF).await.expect("creates");
+        rig.remote.refuse_bodies_with(Some(vec![2; 64].into()));
+        let gates: [Arc<Notify>; 2] = Default::default();
+        for ((file, byte), gate) in [(&other, 2), (&file, 1)].into_iter().zip(&gates) {
+            let held = Fault::Gate(Arc::clone(gate));
+            rig.remote.under(Some(1), Some(Call::Put), "packs/", held);
+            let before = rig.remote.count(Call::Put, "packs/");
+            fill(file, 0, byte).await;
+            rig.remote
+                .wait_for(|remote| remote.count(Call::Put, "packs/") > before)
+                .await;
+        }
+        // Its end is written, and not durable; the line is drawn behind that, and open as long as
+        // the other image is held up.
+        let hung = Hung::syncs(&rig);
+        let locker = store.locker("l", Role::Foreground).expect("a locker");
+        let mut drops = std::pin::pin!(store.drop_file(FileId(2), &locker).into_future());
+        let _begun = poll_once(drops.as_mut());
+        until(|| rig.fs.hanging() > 0).await;
+        let made = asks(&store);
+        until(|| store.checkpoint_snapshot().owed == Some(1)).await;
+        gates[0].notify_one();
+        until(|| !store.snapshot().failing.is_empty()).await;
+        drop(hung);
+        drops.await.expect("is dropped");
+        gates[1].notify_one();
+        let made = tokio::time::timeout(Duration::from_secs(60), made).await;
+        let made = made.expect("nobody waits for what is gone");
+        made.expect("ends").expect("is committed");
+        let there = rig.restored(Restore::latest()).await;
+        assert_eq!(there.files(), [FILE]);
     });
 }
 
