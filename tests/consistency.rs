@@ -21,7 +21,7 @@ use s3_writeback::{
     CheckpointOptions, File, FileId, Locker, Mode, PartId, PartStore, Restore, Role,
 };
 
-use support::{PART, PARTS_OF, StoreRig, paused, spawn};
+use support::{PART, PARTS_OF, StoreRig, on_threads, paused, spawn};
 
 /// Accounts, each at the start of a part of its own.
 const ACCOUNTS: u32 = 12;
@@ -122,28 +122,30 @@ async fn log_writer(store: PartStore, id: usize, seed: u64, stop: Arc<AtomicBool
 /// Writes both sides in one step, and logs nothing.
 async fn step_writer(store: PartStore, seed: u64, stop: Arc<AtomicBool>) {
     let mut random = StdRng::seed_from_u64(seed ^ 99);
-    let steps = store.file(STEPS).expect("is there");
     let locker = store.locker("steps", Role::Foreground).expect("a locker");
     while !stop.load(Ordering::Acquire) {
         pause(&mut random).await;
-        let (from, to) = two(&mut random);
-        let part = |index| PartId { file: STEPS, index };
-        let set = lock(&store, &[part(from), part(to)], &locker).await;
-        let (a, b) = (balance(&steps, from).await, balance(&steps, to).await);
-        let amount = random.random_range(0..=a.0.min(50));
-        let (minus, plus) = (
-            account_bytes(a.0 - amount, a.1 + 1),
-            account_bytes(b.0 + amount, b.1 + 1),
-        );
-        set.write(&[(part(from), 0, &minus), (part(to), 0, &plus)])
-            .await
-            .expect("writes");
+        step(&store, &locker, &mut random).await;
     }
 }
 
-async fn lock(store: &PartStore, parts: &[PartId], locker: &Locker) -> s3_writeback::GuardSet {
-    let set = store.lock_many(parts, Mode::Exclusive, locker).await;
-    set.expect("locks")
+/// A transfer in one step.
+async fn step(store: &PartStore, locker: &Locker, random: &mut StdRng) {
+    let steps = store.file(STEPS).expect("is there");
+    let (from, to) = two(random);
+    let part = |index| PartId { file: STEPS, index };
+    let parts = [part(from), part(to)];
+    let set = store.lock_many(&parts, Mode::Exclusive, locker).await;
+    let set = set.expect("locks");
+    let (a, b) = (balance(&steps, from).await, balance(&steps, to).await);
+    let amount = random.random_range(0..=a.0.min(50));
+    let (minus, plus) = (
+        account_bytes(a.0 - amount, a.1 + 1),
+        account_bytes(b.0 + amount, b.1 + 1),
+    );
+    set.write(&[(part(from), 0, &minus), (part(to), 0, &plus)])
+        .await
+        .expect("writes");
 }
 
 async fn seeded(store: &PartStore) {
@@ -214,8 +216,7 @@ fn life(seed: u64) -> u64 {
     let mut finished = 0;
     let counted = &mut finished;
     paused(async move {
-        let rig = StoreRig::with(64, |config| {
-            config.fencing = s3_writeback::Fencing::On;
+        let rig = StoreRig::owner_with(64, |config| {
             config.retain_checkpoints = 1000;
             config.max_dirty_age = Duration::from_millis(3);
             config.queue.seed = Some(seed);
@@ -265,12 +266,7 @@ fn life(seed: u64) -> u64 {
 #[test]
 fn on_threads_too_every_step_is_wholly_in_a_checkpoint_or_out_of_it() {
     const STEPPERS: u64 = 4;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    on_threads(4, async {
         let dir = tempfile::tempdir().expect("a directory");
         let mut rig = StoreRig::owner(64);
         rig.config.queue.dir = dir.path().join("store");
@@ -320,24 +316,12 @@ fn on_threads_too_every_step_is_wholly_in_a_checkpoint_or_out_of_it() {
 /// Steps one after the other, without a pause; how many.
 async fn hasty_writer(store: PartStore, seed: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
-    let steps = store.file(STEPS).expect("is there");
     let locker = store
         .locker(&format!("hasty {seed}"), Role::Foreground)
         .expect("a locker");
     let mut made = 0;
     while !stop.load(Ordering::Acquire) {
-        let (from, to) = two(&mut random);
-        let part = |index| PartId { file: STEPS, index };
-        let set = lock(&store, &[part(from), part(to)], &locker).await;
-        let (a, b) = (balance(&steps, from).await, balance(&steps, to).await);
-        let amount = random.random_range(0..=a.0.min(50));
-        let (minus, plus) = (
-            account_bytes(a.0 - amount, 0),
-            account_bytes(b.0 + amount, 0),
-        );
-        set.write(&[(part(from), 0, &minus), (part(to), 0, &plus)])
-            .await
-            .expect("writes");
+        step(&store, &locker, &mut random).await;
         made += 1;
     }
     made

@@ -13,7 +13,7 @@ use crate::owners::{
     FILE, a_look_at_head, assert_whole, byte_of, founded, is_fenced, latest, reborn,
     restored_elsewhere, taken_over, the_file,
 };
-use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, spawn, submit, uploaded};
+use crate::support::{PART, PARTS_OF, StoreRig, asks, checkpoint, fill, spawn, submit, uploaded};
 
 fn lost() -> Fault {
     Fault::LostReply(RemoteError::lost("PutObject"))
@@ -105,18 +105,9 @@ async fn d5_a_claim_whose_reply_is_lost_with_its_owner_is_its_own_after_a_restar
     assert!(matches!(error, Error::TakeOverNeeded { .. }), "{error}");
 }
 
-fn asks(store: &PartStore) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
-    let store = store.clone();
-    spawn(async move {
-        let made = store.checkpoint(CheckpointOptions::new()).await;
-        made.map(|made| made.number)
-    })
-}
-
 /// A store whose packs have one part each.
 fn one_by_one() -> StoreRig {
-    StoreRig::with(64, |config| {
-        config.fencing = s3_writeback::Fencing::On;
+    StoreRig::owner_with(64, |config| {
         config.pack_bytes = PART as u64;
     })
 }
@@ -203,21 +194,27 @@ async fn wait_for_room(rig: &StoreRig, store: &PartStore) -> Vec<tokio::task::Jo
     waits
 }
 
+/// Another directory takes the prefix over, and whoever was there before looks at `head`; nothing
+/// is uploaded from then on.
+async fn fenced_by(there: &StoreRig) -> PartStore {
+    there.remote.heal();
+    let theirs = there.open_as(StoreBuilder::take_over).await.unwrap();
+    there.remote.always(
+        Some(Call::Put),
+        None,
+        Fault::Error(RemoteError::transient("PutObject")),
+    );
+    a_look_at_head().await;
+    theirs
+}
+
 #[tokio::test(start_paused = true)]
 async fn d8_a_writer_who_waits_for_room_is_told_that_the_store_is_fenced() {
     let rig = StoreRig::owner(8);
     let (store, file) = founded(&rig, 1).await;
     let there = restored_elsewhere(&rig, 8).await;
     let waits = wait_for_room(&rig, &store).await;
-    rig.remote.heal();
-    // Theirs is there, and ours has not looked yet.
-    let theirs = there.open_as(StoreBuilder::take_over).await.unwrap();
-    rig.remote.always(
-        Some(Call::Put),
-        None,
-        Fault::Error(RemoteError::transient("PutObject")),
-    );
-    a_look_at_head().await;
+    let theirs = fenced_by(&there).await;
     for wait in waits {
         let error = tokio::time::timeout(Duration::from_millis(1), wait).await;
         let error = error.expect("is woken").unwrap();
@@ -245,14 +242,7 @@ async fn d8_whoever_waits_for_a_checkpoint_or_for_the_queue_is_told_that_the_sto
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!made.is_finished() && !waits.is_finished());
-    rig.remote.heal();
-    let theirs = there.open_as(StoreBuilder::take_over).await.unwrap();
-    rig.remote.always(
-        Some(Call::Put),
-        None,
-        Fault::Error(RemoteError::transient("PutObject")),
-    );
-    a_look_at_head().await;
+    let theirs = fenced_by(&there).await;
     let made = tokio::time::timeout(Duration::from_secs(1), made).await;
     let error = made.expect("is told").unwrap().unwrap_err();
     assert!(is_fenced(&error), "{error}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use s3_writeback::{Error, Restore, StoreBuilder};
+use s3_writeback::{Error, PartStore, Restore, StoreBuilder};
 
 use crate::owners::{
     a_look_at_head, byte_of, founded, is_fenced, objects, reborn, taken_over, the_file,
@@ -92,14 +92,21 @@ async fn e2_a_fenced_store_that_stays_open_does_not_claim_again() {
     assert_eq!(theirs.checkpoint_snapshot().epoch, Some(2));
 }
 
-#[tokio::test(start_paused = true)]
-async fn e40_whoever_comes_back_before_the_other_has_committed_is_asked_and_the_other_goes_on() {
+/// A directory in which more was acknowledged than was committed when it was closed; and a store of
+/// whoever took its prefix over.
+async fn left_and_taken_over() -> (StoreRig, PartStore) {
     let rig = StoreRig::owner(16);
     let (ours, file) = founded(&rig, 1).await;
     fill(&file, 1, 2).await;
     ours.shutdown().await.unwrap();
     drop((ours, file));
     let (_there, theirs) = taken_over(&rig, 8).await;
+    (rig, theirs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn e40_whoever_comes_back_before_the_other_has_committed_is_asked_and_the_other_goes_on() {
+    let (rig, theirs) = left_and_taken_over().await;
     let before = objects(&rig.remote);
     let error = reborn(&rig, 9).open_as(|as_is| as_is).await.unwrap_err();
     let needs = matches!(&error, Error::TakeOverNeeded { held: Some(1), found: 2, owner }
@@ -114,12 +121,7 @@ async fn e40_whoever_comes_back_before_the_other_has_committed_is_asked_and_the_
 
 #[tokio::test(start_paused = true)]
 async fn e40_whoever_says_so_has_it_back_with_all_that_was_acknowledged() {
-    let rig = StoreRig::owner(16);
-    let (ours, file) = founded(&rig, 1).await;
-    fill(&file, 1, 2).await;
-    ours.shutdown().await.unwrap();
-    drop((ours, file));
-    let (_there, theirs) = taken_over(&rig, 8).await;
+    let (rig, theirs) = left_and_taken_over().await;
     fill(&the_file(&theirs), 0, 3).await;
     let ours = reborn(&rig, 9).open_as(StoreBuilder::take_over).await;
     let ours = ours.unwrap();

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use s3_writeback::testing::remote::Fault;
 use s3_writeback::time::WallClock;
-use s3_writeback::{Error, PartStore, Restore, StoreBuilder};
+use s3_writeback::{Error, GcReport, PartStore, Restore, Result, StoreBuilder};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::owners::{
     a_look_at_head, assert_whole, byte_of, founded, objects, reborn, restored_elsewhere,
@@ -66,6 +67,30 @@ fn stop(rig: &StoreRig, after: usize, how: Stopped) -> Arc<Notify> {
     gate
 }
 
+/// Begins to look for garbage, and stops that at the request that is made after so many others:
+/// what lets it go on, and what becomes of it. `None` where it ends before, and well.
+async fn stopped(
+    rig: &StoreRig,
+    after: usize,
+    how: Stopped,
+    looks: impl Future<Output = Result<GcReport>> + Send + 'static,
+) -> Option<(Arc<Notify>, JoinHandle<Result<GcReport>>)> {
+    let gate = stop(rig, after, how);
+    let seen = rig.remote.seen().len();
+    let mut looks = spawn(looks);
+    let reached = rig
+        .remote
+        .wait_for(|remote| remote.seen().len() > seen + after);
+    tokio::select! {
+        biased;
+        () = reached => Some((gate, looks)),
+        done = &mut looks => {
+            done.unwrap().unwrap();
+            None
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn e13_an_owner_that_is_stopped_at_any_request_while_another_claims_deletes_nothing_of_it() {
     for how in [Stopped::Held, Stopped::Late] {
@@ -81,24 +106,14 @@ async fn e13_an_owner_that_is_stopped_at_any_request_while_another_claims_delete
             }
             write_more_than_there_is_room_for(&ours, 20).await;
             checkpoint(&ours).await;
-            let gate = stop(&rig, after, how);
-            let seen = rig.remote.seen().len();
-            let mut looks = {
+            let looks = {
                 let ours = ours.clone();
-                spawn(async move { ours.gc().await })
+                async move { ours.gc().await }
             };
-            let reached = rig
-                .remote
-                .wait_for(|remote| remote.seen().len() > seen + after);
-            tokio::select! {
-                biased;
-                () = reached => (),
-                done = &mut looks => {
-                    done.unwrap().unwrap();
-                    assert!(after > 10, "{after}");
-                    break;
-                }
-            }
+            let Some((gate, looks)) = stopped(&rig, after, how, looks).await else {
+                assert!(after > 10, "{after}");
+                break;
+            };
             let (there, theirs) = taken_over(&rig, 8).await;
             write_more_than_there_is_room_for(&theirs, 60).await;
             checkpoint(&theirs).await;
@@ -138,22 +153,12 @@ async fn e13_the_tool_is_stopped_at_any_request_while_the_owner_goes_on() {
             write_more_than_there_is_room_for(&store, 20).await;
             checkpoint(&store).await;
             write_more_than_there_is_room_for(&store, 40).await;
-            let gate = stop(&rig, after, how);
-            let seen = rig.remote.seen().len();
             let prefix = rig.prefix();
-            let mut looks = spawn(async move { prefix.collect_garbage().await });
-            let reached = rig
-                .remote
-                .wait_for(|remote| remote.seen().len() > seen + after);
-            tokio::select! {
-                biased;
-                () = reached => (),
-                done = &mut looks => {
-                    done.unwrap().unwrap();
-                    assert!(after > 6, "{after}");
-                    break;
-                }
-            }
+            let looks = async move { prefix.collect_garbage().await };
+            let Some((gate, looks)) = stopped(&rig, after, how, looks).await else {
+                assert!(after > 6, "{after}");
+                break;
+            };
             checkpoint(&store).await;
             write_more_than_there_is_room_for(&store, 60).await;
             checkpoint(&store).await;
@@ -323,24 +328,14 @@ async fn e13_an_owner_that_is_stopped_at_any_request_of_a_look_goes_on_committin
                 checkpoint(&store).await;
             }
             write_more_than_there_is_room_for(&store, 20).await;
-            let gate = stop(&rig, after, how);
-            let seen = rig.remote.seen().len();
-            let mut looks = {
+            let looks = {
                 let store = store.clone();
-                spawn(async move { store.gc().await })
+                async move { store.gc().await }
             };
-            let reached = rig
-                .remote
-                .wait_for(|remote| remote.seen().len() > seen + after);
-            tokio::select! {
-                biased;
-                () = reached => (),
-                done = &mut looks => {
-                    done.unwrap().unwrap();
-                    assert!(after > 10, "{after}");
-                    break;
-                }
-            }
+            let Some((gate, looks)) = stopped(&rig, after, how, looks).await else {
+                assert!(after > 10, "{after}");
+                break;
+            };
             checkpoint(&store).await;
             write_more_than_there_is_room_for(&store, 60).await;
             checkpoint(&store).await;

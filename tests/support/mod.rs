@@ -123,6 +123,16 @@ pub fn paused<T>(test: impl Future<Output = T>) -> T {
     })
 }
 
+/// Runs a test on so many threads, and in the time that there is.
+pub fn on_threads<T>(threads: usize, test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(test)
+}
+
 /// Spawns on the test's own runtime, which ends with the test.
 #[expect(clippy::disallowed_methods, reason = "a test's tasks need no register")]
 pub fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
@@ -293,8 +303,13 @@ pub fn assert_idle(store: &s3_writeback::PartStore) {
 impl StoreRig {
     /// A store that owns its prefix, and makes checkpoints when it is asked to.
     pub fn owner(frames: u64) -> Self {
+        Self::owner_with(frames, |_| ())
+    }
+
+    pub fn owner_with(frames: u64, change: impl FnOnce(&mut s3_writeback::StoreConfig)) -> Self {
         Self::with(frames, |config| {
             config.fencing = s3_writeback::Fencing::On;
+            change(config);
         })
     }
 
@@ -352,6 +367,30 @@ pub async fn checkpoint(store: &s3_writeback::PartStore) -> Arc<s3_writeback::Ch
         .checkpoint(s3_writeback::CheckpointOptions::new())
         .await;
     made.expect("is committed")
+}
+
+/// Asks for a checkpoint; its number.
+pub fn asks(store: &s3_writeback::PartStore) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
+    let asks = store.clone();
+    spawn(async move {
+        let made = asks
+            .checkpoint(s3_writeback::CheckpointOptions::new())
+            .await?;
+        Ok(made.number)
+    })
+}
+
+/// The same, and waits until its line is drawn and images are owed; whoever calls holds them up.
+pub async fn drawn(
+    store: &s3_writeback::PartStore,
+) -> tokio::task::JoinHandle<s3_writeback::Result<u64>> {
+    let owed = || store.checkpoint_snapshot().owed;
+    assert!(owed().is_none());
+    let made = asks(store);
+    while owed().is_none_or(|owed| owed == 0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    made
 }
 
 /// All bytes of a file.
