@@ -17,6 +17,8 @@ mod support;
 
 #[path = "parts_model/actors.rs"]
 mod actors;
+#[path = "support/how.rs"]
+mod how;
 #[path = "parts_model/life.rs"]
 mod life;
 #[path = "parts_model/model.rs"]

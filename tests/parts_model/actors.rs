@@ -12,9 +12,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use s3_writeback::{Error, FileId, Locker, Mode, PartId, PartStore, Role};
 
+use crate::how::{How, Out, polled, run};
 use crate::life::{Open, World};
 use crate::model::{FileModel, MAX_PARTS};
-use crate::steps::{How, Out, polled, run};
 
 /// What one actor knows, and which bytes of each part are its own.
 pub struct Shard {
