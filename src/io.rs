@@ -9,9 +9,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+
+use crate::random::Random;
 
 /// Runs blocking closures for async callers.
 #[derive(Debug, Clone)]
@@ -26,6 +29,10 @@ enum Mode {
         threads: Arc<Semaphore>,
     },
     Inline,
+    Slow {
+        random: Random,
+        most: Duration,
+    },
 }
 
 impl Io {
@@ -46,6 +53,17 @@ impl Io {
         Self { mode: Mode::Inline }
     }
 
+    /// Runs closures on the calling thread, up to `most` of virtual time after they were handed
+    /// over, and tells what came of them up to `most` later: for simulations of a disk that takes
+    /// its time.
+    #[must_use]
+    pub fn slow(seed: u64, most: Duration) -> Self {
+        let random = Random::new(Some(seed));
+        Self {
+            mode: Mode::Slow { random, most },
+        }
+    }
+
     /// Runs `work` where it may block and returns what it returned.
     ///
     /// # Errors
@@ -61,6 +79,12 @@ impl Io {
     {
         match &self.mode {
             Mode::Inline => Ok(work()),
+            Mode::Slow { random, most } => {
+                tokio::time::sleep(random.up_to(*most)).await;
+                let result = work();
+                tokio::time::sleep(random.up_to(*most)).await;
+                Ok(result)
+            }
             Mode::Pool { handle, threads } => {
                 let permit = Arc::clone(threads)
                     .acquire_owned()

@@ -6,6 +6,7 @@
 pub mod fs;
 pub mod remote;
 pub mod server;
+pub mod weather;
 
 pub use server::{
     Action, Counters, FaultPlan, FaultRule, Gate, KeyMatch, Operation, RuleId, S3Server,

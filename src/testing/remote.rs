@@ -25,6 +25,7 @@ use crate::remote::{
     UploadPart, WriteCondition,
 };
 
+use super::weather::{Lot, Weather};
 use bucket::Bucket;
 
 /// Which operation.
@@ -113,12 +114,24 @@ struct State {
     seen: Vec<Seen>,
     in_flight: usize,
     most_in_flight: usize,
+    /// What requests meet that no rule is about.
+    weather: Option<Weather>,
 }
 
 #[derive(Debug, Clone)]
 enum Effect {
     Put(Box<PutRequest>),
     Delete(String, Option<ETag>),
+}
+
+impl Effect {
+    /// Takes place; whether it succeeds.
+    fn land(self, bucket: &mut Bucket) -> bool {
+        match self {
+            Self::Put(request) => bucket.put(&request).is_ok(),
+            Self::Delete(key, if_match) => bucket.delete(&key, if_match.as_ref()).is_ok(),
+        }
+    }
 }
 
 /// The most requests that are remembered.
@@ -129,6 +142,8 @@ const MAX_SEEN: usize = 1_000_000;
 pub struct SimRemote {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+    /// Its requests meet nothing, and are not seen.
+    is_calm: bool,
 }
 
 /// A request in progress; counts itself out.
@@ -216,16 +231,44 @@ impl SimRemote {
         let mut state = self.state.lock();
         let late = std::mem::take(&mut state.late);
         let bucket = &mut state.bucket;
-        let landed = late
-            .into_iter()
-            .map(|effect| match effect {
-                Effect::Put(request) => bucket.put(&request).is_ok(),
-                Effect::Delete(key, if_match) => bucket.delete(&key, if_match.as_ref()).is_ok(),
-            })
-            .collect();
+        let landed = late.into_iter().map(|effect| effect.land(bucket)).collect();
         drop(state);
         self.changed.notify_waiters();
         landed
+    }
+
+    /// Carries out one of the effects that [`land_late`](Self::land_late) would, whichever `nth`
+    /// is taken for; `None` where there is none.
+    pub fn land_one(&self, nth: usize) -> Option<bool> {
+        let mut state = self.state.lock();
+        let at = nth.checked_rem(state.late.len())?;
+        let late = state.late.remove(at);
+        let landed = late.land(&mut state.bucket);
+        drop(state);
+        self.changed.notify_waiters();
+        Some(landed)
+    }
+
+    /// From here on, requests that no rule is about meet what the weather has for them.
+    pub fn set_weather(&self, weather: Option<Weather>) {
+        self.state.lock().weather = weather;
+    }
+
+    /// Changes the weather, where there is any.
+    pub fn change_weather(&self, change: impl FnOnce(&mut Weather)) {
+        if let Some(weather) = &mut self.state.lock().weather {
+            change(weather);
+        }
+    }
+
+    /// The same bucket, from where it is always well: its requests meet no rule and no weather,
+    /// and are not seen.
+    #[must_use]
+    pub fn calm(&self) -> Self {
+        Self {
+            is_calm: true,
+            ..self.clone()
+        }
     }
 
     /// The bytes of an object.
@@ -320,7 +363,10 @@ impl SimRemote {
         late: Option<Effect>,
         effect: impl FnOnce(&mut Bucket) -> Result<T, RemoteError>,
     ) -> Result<T, RemoteError> {
-        let fault = {
+        if self.is_calm {
+            return effect(&mut self.state.lock().bucket);
+        }
+        let Lot { after, fault } = {
             let mut state = self.state.lock();
             state.in_flight += 1;
             state.most_in_flight = state.most_in_flight.max(state.in_flight);
@@ -331,10 +377,19 @@ impl SimRemote {
                     condition,
                 });
             }
-            state.meet(call, key)
+            match state.meet(call, key) {
+                Some(fault) => Lot::of(fault),
+                None => state
+                    .weather
+                    .as_mut()
+                    .map_or_else(Lot::default, |weather| weather.lot(call)),
+            }
         };
         let _in_flight = InFlight(self.clone());
         self.changed.notify_waiters();
+        if after > Duration::ZERO {
+            tokio::time::sleep(after).await;
+        }
         match fault {
             None => (),
             Some(Fault::Error(error)) => return Err(error),
