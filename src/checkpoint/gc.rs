@@ -77,10 +77,10 @@ async fn pinned(
     while let Some(objects) = pages.next().await? {
         for (key, info) in objects {
             report.objects += 1;
-            let Some(got) = requests.get(&key, None, until).await? else {
+            let Some(body) = requests.whole(&key, until).await? else {
                 continue;
             };
-            let pin: Pin = Object::Pin.open(&key, &got.body)?;
+            let pin: Pin = Object::Pin.open(&key, &body)?;
             let age = info
                 .last_modified
                 .and_then(|at| now.duration_since(at).ok());
@@ -210,6 +210,11 @@ impl Checkpointer {
 
     async fn sweep(self: &Arc<Self>, until: Instant) -> Result<GcReport> {
         let parts = &self.parts;
+        // First: of an epoch that begins from here on nothing is known to be settled.
+        let only = (!self.is_fencing()).then(|| {
+            let table = parts.epochs.table().into_iter();
+            table.map(|(_, name)| name).collect()
+        });
         let ours = parts.epochs.lowest_open();
         let (head, retired) = self.retire_now(until).await?;
         let now = server_now(&self.requests, self.requests.random.u64(), until).await?;
@@ -218,9 +223,7 @@ impl Checkpointer {
             ..GcReport::default()
         };
         // In this order: see the head of this file.
-        let on = Arc::clone(parts);
-        let live = parts.io().run(move || on.images_named()).await;
-        let live = live.map_err(|error| Error::Runtime(error.to_string()))?;
+        let live = parts.images_named().await?;
         let mut walked = Walked::default();
         for (_, _, address) in &live {
             walked.name(&parts.epochs, address);
@@ -269,10 +272,7 @@ impl Checkpointer {
             requests: &self.requests,
             until,
             ours,
-            only: (!self.is_fencing()).then(|| {
-                let table = parts.epochs.table().into_iter();
-                table.map(|(_, name)| name).collect()
-            }),
+            only,
             mark: latest.as_ref().and_then(|manifest| manifest.mark),
             stranded: self.stands.now().stranded,
             retention: self.config.stranded_retention,
@@ -372,13 +372,15 @@ impl Checkpointer {
         };
         loop {
             tokio::select! {
-                () = tokio::time::sleep(every) => (),
+                biased;
                 () = self.requests.stop.cancelled() => return,
+                () = tokio::time::sleep(every) => (),
             }
             let until = Instant::now() + self.config.checkpoint_within;
             let collected = tokio::select! {
-                collected = self.collect(until) => collected,
+                biased;
                 () = self.requests.stop.cancelled() => return,
+                collected = self.collect(until) => collected,
             };
             match collected {
                 Ok(report) => tracing::debug!(?report, "looked for garbage"),

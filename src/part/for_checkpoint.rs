@@ -4,8 +4,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::journal::Location;
 use crate::journal::fs::Fs;
@@ -18,6 +19,9 @@ use super::id::FileId;
 use super::latch::Latches;
 use super::record::DroppedRecord;
 use super::room::Taken;
+
+/// A part, and where its image is.
+pub(crate) type Image = (Arc<PartFile>, u32, Address);
 
 impl Parts {
     pub(crate) fn queue(&self) -> &Arc<Queue> {
@@ -90,14 +94,37 @@ impl Parts {
         self.end_records(&there);
     }
 
-    /// All parts that have an image, and where that is. Blocks.
-    pub(crate) fn images_named(&self) -> Vec<(Arc<PartFile>, u32, Address)> {
+    /// All parts that have an image, and where that is: here, and on the disk. What an entry named
+    /// before is named by nothing that a crash could bring back.
+    ///
+    /// # Errors
+    /// Those of the journal: then an entry on the disk may name what none here does.
+    pub(crate) async fn images_named(self: &Arc<Self>) -> Result<Vec<Image>> {
+        let on = Arc::clone(self);
+        let named = self.io.run(move || on.images_here()).await;
+        let named = named.map_err(|error| Error::Runtime(error.to_string()))?;
+        // The records of all that was read above were appended by then.
+        self.journal.flush().await?;
+        if self.has_unrecorded.load(Ordering::Acquire) {
+            let cause = "entries of parts could not be put on record".to_owned();
+            return Err(Error::JournalFailed(cause));
+        }
+        Ok(named)
+    }
+
+    /// Blocks.
+    fn images_here(&self) -> Vec<Image> {
         let mut named = Vec::new();
         for file in self.all_files() {
-            for (index, _) in file.header.used_from(0) {
-                let _latch = self.latches.copy(file.key(index));
-                if let Some(address) = file.header.entry(index).address() {
-                    named.push((Arc::clone(&file), index, address));
+            let mut used = file.header.used_from(0).peekable();
+            while used.peek().is_some() {
+                // An entry changes and is put on record by who has the log.
+                let _log = file.log.lock();
+                for (index, entry) in used.by_ref().take(PAGE as usize) {
+                    let _latch = self.latches.copy(file.key(index));
+                    if let Some(address) = entry.address() {
+                        named.push((Arc::clone(&file), index, address));
+                    }
                 }
             }
         }

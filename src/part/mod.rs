@@ -149,6 +149,8 @@ pub(crate) struct Parts {
     /// down because they are too many.
     header_records: AtomicU64,
     writing_down: AtomicBool,
+    /// Entries here name images that no record on the disk does.
+    has_unrecorded: AtomicBool,
     /// A name was given, or given back.
     named: Watched<()>,
     pub totals: Totals,
@@ -239,6 +241,7 @@ impl Parts {
             checkpointing: AtomicU64::new(0),
             header_records: AtomicU64::new(0),
             writing_down: AtomicBool::new(false),
+            has_unrecorded: AtomicBool::new(false),
             named: Watched::new(()),
             totals: Totals::default(),
             #[cfg(test)]
@@ -271,8 +274,9 @@ impl Parts {
     async fn run_detector(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.config.deadlock_timeout) => (),
+                biased;
                 () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(self.config.deadlock_timeout) => (),
             }
             self.locks.tick();
             if self.locks.waiting() > 0 {

@@ -66,8 +66,9 @@ impl Parts {
             if came.is_empty() {
                 self.flusher.moved.notify_waiters();
                 tokio::select! {
-                    () = self.settler.some.notified() => continue,
+                    biased;
                     () = self.stop.cancelled() => return,
+                    () = self.settler.some.notified() => continue,
                 }
             }
             self.settle(came).await;
@@ -79,6 +80,11 @@ impl Parts {
         let came = self.settler.take();
         // Behind whatever batch is being settled.
         self.settle(came).await;
+    }
+
+    /// Lets go of what came back after that: nobody settles it any more.
+    pub(crate) fn forget_rest(&self) {
+        drop(self.settler.take());
     }
 
     async fn settle(self: &Arc<Self>, came: Vec<Came>) {
@@ -129,15 +135,18 @@ impl Parts {
         };
         let durable = match location {
             Ok(0) => Ok(()),
-            Ok(location) => self.journal.wait_durable(location).await,
-            Err(error) => {
-                tracing::error!(file = %file.id, %error, "images are in S3, and not on record");
-                // They keep their captures: nothing of them is evicted.
-                return drop(ended);
-            }
+            Ok(location) => self
+                .journal
+                .wait_durable(location)
+                .await
+                .map_err(Error::from),
+            Err(error) => Err(error),
         };
         if let Err(error) = durable {
             tracing::error!(file = %file.id, %error, "images are in S3, and not on record");
+            // They keep their captures: nothing of them is evicted. And what their entries named
+            // before is needed after a crash.
+            self.has_unrecorded.store(true, Ordering::Release);
             return drop(ended);
         }
         for image in &images {
