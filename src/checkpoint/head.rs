@@ -91,7 +91,7 @@ pub(crate) enum Changed {
 
 /// Reads it; `None` where there is none.
 pub(crate) async fn read(requests: &Requests, until: Instant) -> Result<Option<Found>> {
-    let got = requests.get(KEY, Some((0, MOST)), until).await?;
+    let got = requests.get(KEY, (0, MOST), until).await?;
     let Some(got) = got else { return Ok(None) };
     Ok(Some(Found {
         head: Object::Head.open(KEY, &got.body)?,
@@ -199,7 +199,7 @@ impl Change {
         requests: &Requests,
         until: Instant,
     ) -> Result<Option<Changed>, RemoteError> {
-        let got = requests.get(KEY, Some((0, MOST)), until).await?;
+        let got = requests.get(KEY, (0, MOST), until).await?;
         let Some(got) = got else {
             // There was one, and it is gone; or another made it, and it went.
             let expected = matches!(self.condition, Some(WriteCondition::IfMatch(_)));

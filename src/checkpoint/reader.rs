@@ -71,8 +71,7 @@ impl Reader {
         if len == 0 {
             return Ok((key, Bytes::new()));
         }
-        let range = Some((from, len));
-        match self.requests.get(&key, range, self.until).await? {
+        match self.requests.get(&key, (from, len), self.until).await? {
             Some(got) => Ok((key, got.body)),
             None => Err(Error::ObjectMissing {
                 key: key.to_string(),
@@ -199,11 +198,10 @@ pub(crate) async fn manifest(
     until: Instant,
 ) -> Result<Manifest> {
     let key = manifest::key(listed.number, listed.epoch);
-    let got = requests.get(&key, None, until).await?;
-    let Some(got) = got else {
+    let Some(body) = requests.whole(&key, until).await? else {
         return Err(Error::ObjectMissing { key });
     };
-    let manifest: Manifest = Object::Manifest.open(&key, &got.body)?;
+    let manifest: Manifest = Object::Manifest.open(&key, &body)?;
     if manifest.number != listed.number || manifest.write_id != listed.write_id {
         return Err(Error::ObjectDamaged {
             key,

@@ -6,16 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::random::Random;
 use crate::remote::{
-    Crc64, GetRequest, GetResponse, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError,
-    RemoteFuture, WriteCondition,
+    Crc64, ETag, GetRequest, GetResponse, ObjectHeaders, ObjectInfo, PutRequest, Remote,
+    RemoteError, RemoteFuture, WriteCondition,
 };
 use crate::worker::retry;
+
+/// Bytes that one request asks for: at the slowest link that is waited for, a few seconds.
+const PIECE: u64 = 256 * 1024;
 
 /// A remote, and how it is asked.
 #[derive(Clone)]
@@ -76,24 +79,59 @@ impl Requests {
         );
         let wake = (Instant::now() + wait).min(until);
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(wake) => (),
             () = self.stop.cancelled() => (),
         }
     }
 
+    /// A range of an object: first byte, and how many.
     pub(crate) async fn get(
         &self,
         key: &str,
-        range: Option<(u64, u64)>,
+        range: (u64, u64),
         until: Instant,
     ) -> Result<Option<GetResponse>, RemoteError> {
         self.ask(until, |remote| {
             remote.get(GetRequest {
                 key: key.to_owned(),
-                range,
+                range: Some(range),
             })
         })
         .await
+    }
+
+    /// All of an object, a piece at a time: a request's deadline, and with it how long one that
+    /// hangs keeps a slot from everybody else, goes by what it asks for.
+    pub(crate) async fn whole(
+        &self,
+        key: &str,
+        until: Instant,
+    ) -> Result<Option<Bytes>, RemoteError> {
+        let mut so_far: Option<(ETag, BytesMut)> = None;
+        loop {
+            let from = so_far.as_ref().map_or(0, |(_, body)| body.len() as u64);
+            let got = match self.get(key, (from, PIECE), until).await {
+                // There is no range of an object without bytes.
+                Err(error) if error.has_code("InvalidRange") && from == 0 => {
+                    return Ok(Some(Bytes::new()));
+                }
+                got => got?,
+            };
+            let Some(got) = got else { return Ok(None) };
+            let (etag, mut body) = so_far
+                .take()
+                .unwrap_or_else(|| (got.info.etag.clone(), BytesMut::new()));
+            if etag != got.info.etag {
+                // It became another one in between: from its beginning.
+                continue;
+            }
+            body.extend_from_slice(&got.body);
+            if got.body.is_empty() || body.len() as u64 >= got.info.size {
+                return Ok(Some(body.freeze()));
+            }
+            so_far = Some((etag, body));
+        }
     }
 
     /// Puts an object under a key that has one content for ever.

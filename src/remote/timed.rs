@@ -14,8 +14,8 @@ use super::{
     MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
 };
 
-/// What a GET of a whole object may be, in bytes: manifests are the largest.
-const WHOLE: u64 = 64 * 1024 * 1024;
+/// What a GET of a whole object may be, in bytes: what is larger is asked for in ranges.
+const WHOLE: u64 = 1024 * 1024;
 
 /// A remote that ends each request at its deadline.
 #[derive(Clone)]

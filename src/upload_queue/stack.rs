@@ -162,6 +162,7 @@ impl Layers for Stack {
         let (dirty_parts, stranded, failing_parts) =
             self.parts.as_ref().map_or_else(Default::default, |parts| {
                 parts.shut(Phase::Closed);
+                parts.forget_rest();
                 let stranded = parts.fenced().map_or(0, |_| parts.uncommitted());
                 (parts.owed(), stranded, parts.flusher.failing(MAX_FAILING))
             });

@@ -36,12 +36,17 @@ impl Slots {
         make: impl FnOnce(Arc<dyn Remote>) -> RemoteFuture<'static, T> + Send + 'static,
     ) -> RemoteFuture<'_, T> {
         async move {
-            let (told, hears) = oneshot::channel();
+            let (mut told, hears) = oneshot::channel();
             let (remote, queue) = (Arc::clone(&self.remote), Arc::clone(&self.queue));
             let call = async move {
                 Totals::add(&queue.totals.requests, 1);
-                // Whoever asked may have gone.
-                let _ = told.send(make(remote).await);
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = make(remote) => outcome,
+                    // Whoever asked has gone, and the slot is somebody else's.
+                    () = told.closed() => return,
+                };
+                let _ = told.send(outcome);
             };
             self.queue.submit_call(Call(call.boxed()));
             match hears.await {
