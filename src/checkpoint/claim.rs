@@ -180,11 +180,12 @@ impl Checkpointer {
                 _ => SOON.min(self.config.look_at_head),
             };
             tokio::select! {
+                biased;
+                () = self.requests.stop.cancelled() => return,
                 () = tokio::time::sleep(every) => (),
                 () = self.look.notified() => (),
                 // Its sequences are used up.
                 () = self.parts.epochs.spent(), if self.epoch().is_some() => self.epoch_over(),
-                () = self.requests.stop.cancelled() => return,
             }
             if let Some(epoch) = self.epoch() {
                 seen = self.look_at_head(epoch).await;

@@ -275,6 +275,7 @@ impl Checkpointer {
         }
         let tree = kept.store(&mut writer)?;
         let issued = tokio::select! {
+            biased;
             sent = timeout_at(until, writer.upload()) => sent.map_err(|_| late())??,
             // Nothing is sent any more.
             error = line.given_up() => return Err(error),
@@ -311,6 +312,7 @@ impl Checkpointer {
             Ok::<_, Error>(())
         };
         tokio::select! {
+            biased;
             sent = sent => sent?,
             error = line.given_up() => return Err(error),
         }

@@ -88,9 +88,10 @@ impl Checkpointer {
             if asks.is_empty() && !is_due {
                 let beat = self.beat();
                 tokio::select! {
+                    biased;
+                    () = self.requests.stop.cancelled() => break,
                     () = self.schedule.some.notified() => (),
                     () = tokio::time::sleep(beat) => (),
-                    () = self.requests.stop.cancelled() => break,
                 }
                 continue;
             }
@@ -116,6 +117,7 @@ impl Checkpointer {
         }
         let until = Instant::now() + self.config.checkpoint_within;
         let made = tokio::select! {
+            biased;
             made = self.make(meta, &after, until) => made,
             () = self.requests.stop.cancelled() => {
                 self.parts.line.close();

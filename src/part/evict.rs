@@ -112,10 +112,11 @@ impl Parts {
         loop {
             self.make_room(&mut gave_way).await;
             tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
                 () = self.evictor.notified() => (),
                 () = self.locks.idle.notified() => (),
                 () = tokio::time::sleep(self.config.deadlock_timeout), if self.cache.is_wanted() => (),
-                () = self.stop.cancelled() => return,
             }
         }
     }

@@ -323,15 +323,17 @@ impl Parts {
                 self.flusher.moved.notify_waiters();
                 let beat = closed + every;
                 tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return,
                     () = wake => (),
                     () = tokio::time::sleep_until(due.unwrap_or(beat).min(beat)) => (),
-                    () = self.stop.cancelled() => return,
                 }
                 continue;
             }
             tokio::select! {
-                () = self.flush_pack(taken) => (),
+                biased;
                 () = self.stop.cancelled() => return,
+                () = self.flush_pack(taken) => (),
             }
             self.flusher.in_hand.store(0, Ordering::Release);
         }
@@ -435,8 +437,9 @@ impl Parts {
         // Steps that were let in before the gate was closed are over after this.
         let parts = Arc::clone(self);
         tokio::select! {
-            _ = self.io.run(move || parts.latches.pass_all()) => (),
+            biased;
             () = tokio::time::sleep_until(deadline) => return,
+            _ = self.io.run(move || parts.latches.pass_all()) => (),
         }
         loop {
             let mut moved = std::pin::pin!(self.flusher.moved.notified());
@@ -455,9 +458,10 @@ impl Parts {
                 return;
             }
             tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(deadline) => return,
                 () = moved => (),
                 () = tokio::time::sleep(AGAIN) => (),
-                () = tokio::time::sleep_until(deadline) => return,
             }
         }
     }

@@ -307,6 +307,7 @@ impl Queue {
             }
             match due {
                 Some(due) => tokio::select! {
+                    biased;
                     () = notified => (),
                     () = tokio::time::sleep_until(due) => (),
                 },
@@ -470,8 +471,9 @@ impl Queue {
                 }
             }
             tokio::select! {
-                () = moved => (),
+                biased;
                 () = tokio::time::sleep_until(deadline) => return,
+                () = moved => (),
             }
         }
     }

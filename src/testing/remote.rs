@@ -24,6 +24,7 @@ use crate::remote::{
     ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
     UploadPart, WriteCondition,
 };
+use crate::time::WallClock;
 
 use super::weather::{Lot, Weather};
 use bucket::Bucket;
@@ -110,7 +111,9 @@ pub struct Seen {
 struct State {
     bucket: Bucket,
     rules: Vec<Rule>,
-    late: Vec<Effect>,
+    late: Vec<Late>,
+    /// When requests are signed, and how long that is good for; `None`: for ever.
+    signatures: Option<(WallClock, Duration)>,
     seen: Vec<Seen>,
     in_flight: usize,
     most_in_flight: usize,
@@ -122,6 +125,29 @@ struct State {
 enum Effect {
     Put(Box<PutRequest>),
     Delete(String, Option<ETag>),
+}
+
+/// A request that is on its way to S3, whoever gave it up.
+#[derive(Debug, Clone)]
+struct Late {
+    effect: Effect,
+    /// When its signature is not good any more, by the clock of [`SimRemote::signed_by`].
+    until: Option<Duration>,
+}
+
+impl State {
+    fn be_late(&mut self, effect: Effect) {
+        let signed = self.signatures.as_ref();
+        let until = signed.map(|(clock, lifetime)| clock.unix() + *lifetime);
+        self.late.push(Late { effect, until });
+    }
+
+    /// It takes place, unless its signature has expired; whether it succeeds.
+    fn land(&mut self, late: Late) -> bool {
+        let now = self.signatures.map(|(clock, _)| clock.unix());
+        let has_expired = late.until.zip(now).is_some_and(|(until, now)| now > until);
+        !has_expired && late.effect.land(&mut self.bucket)
+    }
 }
 
 impl Effect {
@@ -230,8 +256,7 @@ impl SimRemote {
     pub fn land_late(&self) -> Vec<bool> {
         let mut state = self.state.lock();
         let late = std::mem::take(&mut state.late);
-        let bucket = &mut state.bucket;
-        let landed = late.into_iter().map(|effect| effect.land(bucket)).collect();
+        let landed = late.into_iter().map(|late| state.land(late)).collect();
         drop(state);
         self.changed.notify_waiters();
         landed
@@ -243,10 +268,16 @@ impl SimRemote {
         let mut state = self.state.lock();
         let at = nth.checked_rem(state.late.len())?;
         let late = state.late.remove(at);
-        let landed = late.land(&mut state.bucket);
+        let landed = state.land(late);
         drop(state);
         self.changed.notify_waiters();
         Some(landed)
+    }
+
+    /// From here on requests are signed at the time of `clock`, and one that is late has no effect
+    /// when `lifetime` is over. Without this their signatures are good for ever.
+    pub fn signed_by(&self, clock: WallClock, lifetime: Duration) {
+        self.state.lock().signatures = Some((clock, lifetime));
     }
 
     /// From here on, requests that no rule is about meet what the weather has for them.
@@ -411,7 +442,9 @@ impl SimRemote {
                 return std::future::pending().await;
             }
             Some(Fault::Late) => {
-                self.state.lock().late.extend(late);
+                if let Some(effect) = late {
+                    self.state.lock().be_late(effect);
+                }
                 return std::future::pending().await;
             }
         }

@@ -286,6 +286,7 @@ async fn open(
     };
     runtime.spawn(async move {
         tokio::select! {
+            biased;
             () = coordinator.coordinate(&*stack) => (),
             () = stack.beats() => (),
         }

@@ -231,6 +231,7 @@ impl Shared {
                 let under = "s3-writeback-probe";
                 let nonce = self.random.u64();
                 tokio::select! {
+                    biased;
                     probed = probe(self.remote(), under, nonce, deadline) => probed.map_err(unprobed),
                     () = self.cut.cancelled() => Err(cut_off("probe")),
                 }

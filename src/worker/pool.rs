@@ -132,6 +132,7 @@ impl Pool {
         let queue = &self.shared.queue;
         let attempt = AssertUnwindSafe(self.shared.load(&load)).catch_unwind();
         let outcome = tokio::select! {
+            biased;
             outcome = attempt => outcome,
             () = given_up(&load) => return queue.retry_load(load, Instant::now()),
         };
@@ -161,6 +162,7 @@ impl Pool {
     async fn run_call(&self, call: Call) {
         let made = AssertUnwindSafe(call.0).catch_unwind();
         tokio::select! {
+            biased;
             made = made => if let Err(panic) = made {
                 tracing::error!(panic = %text_of(&*panic), "a request panicked");
             },
