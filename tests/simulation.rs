@@ -1,0 +1,74 @@
+//! The simulation, for a fixed set of seeds: see `examples/simulate`.
+//!
+//! | variable | |
+//! |---|---|
+//! | `SIMULATE_SEEDS` | FIRST..END (default 0..200) |
+
+#[path = "../examples/simulate/sim/mod.rs"]
+mod sim;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn replay(seed: u64) -> String {
+    format!("cargo run --release --example simulate -- --seed {seed} --log")
+}
+
+fn seeds() -> (u64, u64) {
+    let Ok(text) = std::env::var("SIMULATE_SEEDS") else {
+        return (0, 200);
+    };
+    let parsed = text
+        .split_once("..")
+        .and_then(|(first, end)| Some((first.parse().ok()?, end.parse().ok()?)));
+    parsed.unwrap_or_else(|| panic!("SIMULATE_SEEDS={text:?} is not FIRST..END"))
+}
+
+/// Whatever goes wrong, nothing that was promised is broken.
+#[test]
+fn seeds_keep_every_promise() {
+    let (first, end) = seeds();
+    let next = AtomicU64::new(first);
+    let (failed, tally) = (Mutex::new(Vec::new()), Mutex::new(sim::Tally::default()));
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(seed) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|s| *s < end)
+                {
+                    let outcome = sim::run(seed, false);
+                    tally.lock().unwrap().add(&outcome.tally);
+                    if let Some((text, last)) = outcome.failure {
+                        let told = format!(
+                            "{}\nseed {seed}: {text}\nreplay: {}",
+                            last.join("\n"),
+                            replay(seed)
+                        );
+                        failed.lock().unwrap().push(told);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    if let Some(first) = failed.first() {
+        panic!("{} seeds failed, one of them:\n{first}", failed.len());
+    }
+    // A run in which nothing happened proves nothing.
+    let tally = tally.into_inner().unwrap();
+    if end - first >= 200 {
+        assert!(tally.faults.len() >= 10, "{tally:?}");
+        assert!(tally.ends.len() == 5 && tally.taken_over > 0, "{tally:?}");
+        assert!(tally.checked > 500, "{tally:?}");
+    }
+}
+
+/// The same seed does the same, to the last event.
+#[test]
+fn a_seed_can_be_lived_again() {
+    for seed in 0..30 {
+        let (once, again) = (sim::run(seed, false), sim::run(seed, false));
+        assert_eq!(once.hash, again.hash, "seed {seed}: {}", replay(seed));
+    }
+}
