@@ -12,10 +12,11 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 use sim::{Outcome, Tally};
 
@@ -91,6 +92,9 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
         at(Some((seed, Instant::now())));
         let outcome = sim::run(seed, cli.log);
         at(None);
+        if cli.log {
+            println!("the trace is {:016x}", outcome.hash);
+        }
         bar.inc(1);
         shared
             .tally

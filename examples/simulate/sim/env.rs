@@ -95,6 +95,8 @@ pub struct State {
     pub s3_mended: Cell<Option<Instant>>,
     /// The disk has failed a call.
     pub disk_is_bad: Cell<bool>,
+    /// It did in an earlier life: what was after something that it refused is in quarantine.
+    pub disk_was_bad: Cell<bool>,
     /// Somebody else wants the prefix.
     pub has_rival: Cell<bool>,
     /// Shutdown has begun.
@@ -154,8 +156,8 @@ impl State {
             Error::StoreFailed(_)
             | Error::JournalFailed(_)
             | Error::Directory { .. }
-            | Error::NotUploaded { .. }
             | Error::DiskFull { .. } => self.disk_is_bad.get(),
+            Error::NotUploaded { .. } => self.disk_is_bad.get() || self.disk_was_bad.get(),
             Error::ShuttingDown { .. } => self.is_ending.get(),
             _ => false,
         }

@@ -69,6 +69,8 @@ pub struct World {
     checked: Rc<Cell<u64>>,
     /// The last shutdown was whole.
     is_sealed: bool,
+    /// The disk has failed a call.
+    disk_was_bad: bool,
     pub tally: Tally,
 }
 
@@ -93,6 +95,7 @@ impl World {
             seed,
             checked: Rc::default(),
             is_sealed: false,
+            disk_was_bad: false,
             tally: Tally::default(),
             rng,
         }
@@ -147,7 +150,10 @@ impl World {
             store,
             book: book.clone(),
             trace: Arc::clone(&self.trace),
-            world: Rc::new(State::default()),
+            world: Rc::new(State {
+                disk_was_bad: Cell::new(self.disk_was_bad),
+                ..State::default()
+            }),
         }
     }
 
@@ -266,6 +272,7 @@ impl World {
                 End::TakenOver => world.take_over(&env, &mut actors).await,
                 End::Drop => {
                     actors.clear();
+                    world.disk_was_bad |= env.world.disk_is_bad.get();
                     drop(env);
                     return (None, actors, end);
                 }
@@ -273,6 +280,7 @@ impl World {
             }
             (Some(env), actors, end)
         });
+        self.disk_was_bad |= env.as_ref().is_some_and(|env| env.world.disk_is_bad.get());
         *self.tally.ends.entry(format!("{end:?}")).or_default() += 1;
         let seed = self.rng.random();
         match end {
