@@ -17,6 +17,8 @@ pub struct Knobs {
     pub actors: u64,
     pub producers: u64,
     pub lookers: u64,
+    /// S3 does not look at conditions, and the store was told so.
+    pub ignores_conditions: bool,
     /// The longest call on the disk.
     pub disk: Duration,
     /// The disk fails calls now and then.
@@ -68,8 +70,10 @@ impl Knobs {
         queue.retry_cap = ms(one_of(rng, [100, 2000]));
         queue.signature_lifetime = ms(one_of(rng, [1000, 20_000]));
         queue.crash_limit = 100;
+        let unfenced = config.fencing == Fencing::Off;
         Self {
             config,
+            ignores_conditions: unfenced && rng.random_bool(0.5),
             climate: one_of(
                 rng,
                 [

@@ -26,7 +26,7 @@ use super::Tally;
 use super::env::{Book, Env, State, lock};
 use super::how::How;
 use super::knobs::Knobs;
-use super::model::{Crash, Model};
+use super::model::{Crash, Model, Reg};
 use super::objects::{Objects, Producer};
 use super::pages::{self, Pages};
 use super::skies::{self, Climate};
@@ -83,6 +83,7 @@ impl World {
         trace.say(|| format!("seed {seed}: {knobs:?}"));
         let remote = SimRemote::new();
         remote.set_weather(Some(Weather::new(rng.random())));
+        remote.ignore_conditions(knobs.ignores_conditions);
         Self {
             knobs,
             fs: SimFs::new(),
@@ -206,7 +207,9 @@ impl World {
         }
         for number in 0..self.knobs.producers {
             let (objects, seed) = (&self.objects, self.rng.random());
-            let producer = Producer::new(env, objects, &self.remote, receipts, number, seed);
+            let rewrites = !self.knobs.ignores_conditions;
+            let producer =
+                Producer::new(env, objects, &self.remote, receipts, number, rewrites, seed);
             all.push(Box::pin(producer.act()));
         }
         for _ in 0..self.knobs.lookers {
@@ -248,10 +251,18 @@ impl World {
             self.reconfigure();
         }
         let had_s3 = self.knobs.climate != Climate::Fine;
+        if self.opens > 0 && self.rng.random_bool(0.05) {
+            // The directory is copied, and the copy goes on.
+            self.fs = self.fs.copy_of();
+        }
         let (runtime, (env, actors, end)) = self.run(async |world| {
             world.trace.say(|| format!("--- life {number}"));
             let env = world.open(had_s3).await;
             skies::clear(&env, &world.remote);
+            if env.store.queue().is_moved() {
+                world.trace.say(|| "the directory is a copy".to_owned());
+                env.store.queue().adopt().await.expect("is adopted");
+            }
             pages::audit(&env, world.knobs.actors).await;
             pages::found(&env).await;
             let receipts = Arc::default();
@@ -323,6 +334,7 @@ impl World {
         let before = &self.knobs;
         let mut after = Knobs::of(&mut self.rng);
         after.config.fencing = before.config.fencing;
+        after.ignores_conditions = before.ignores_conditions;
         after.actors = before.actors;
         after.lives = before.lives;
         self.knobs = after;
@@ -353,9 +365,11 @@ impl World {
             tokio::time::sleep(quiet).await;
             within = ENOUGH;
         }
-        let hold = (!waits)
-            .then(|| env.store.queue().hold("the engine").ok())
-            .flatten();
+        let hold = env.store.queue().hold("the engine").ok().and_then(|hold| {
+            let locker = env.store.locker_through(&hold, "the engine");
+            Some((hold, locker.ok()?))
+        });
+        let wrote = Cell::new(false);
         env.world.is_ending.set(true);
         let began = Instant::now();
         let shutdown = env.store.shutdown().within(within);
@@ -369,7 +383,10 @@ impl World {
                 let all = join_all(actors.iter_mut());
                 let held = async {
                     tokio::time::sleep(keeps).await;
-                    drop(hold);
+                    if let Some((hold, locker)) = hold {
+                        wrote.set(pages::write_roots(env, &locker).await);
+                        drop((locker, hold));
+                    }
                     std::future::pending::<()>().await;
                 };
                 let hurry = async {
@@ -399,13 +416,30 @@ impl World {
             took <= within + GRACE,
             "{took:?} of {within:?}: {report:#?}"
         );
-        self.check_report(env, &report, waits && !hurries).await;
+        let is_fine = waits && !hurries && !env.world.disk_is_bad.get();
+        if is_fine {
+            assert!(wrote.get(), "the engine's hold was not waited for");
+            self.check_roots(env, &report).await;
+        }
+        self.check_report(env, &report, is_fine).await;
+    }
+
+    /// What the engine wrote through its hold is in the last checkpoint.
+    async fn check_roots(&mut self, env: &Env, report: &ShutdownReport) {
+        if !self.knobs.config.checkpoint_at_shutdown {
+            return;
+        }
+        let last = versions::check(&self.remote, &env.book.chronicle, None).await;
+        let (number, shown) = last.expect("there is one");
+        assert_eq!(Some(number), report.checkpoint, "{report:#?}");
+        let root = Reg::Unit(pages::ROOTS, 0);
+        assert_eq!(shown.get(&root), Some(&env.book.last(root)), "{report:#?}");
     }
 
     async fn check_report(&mut self, env: &Env, report: &ShutdownReport, nothing_is_wrong: bool) {
         self.is_sealed = report.sealed;
         let bad_disk = env.world.disk_is_bad.get();
-        if nothing_is_wrong && !bad_disk {
+        if nothing_is_wrong {
             let is_clean = report.sealed && report.dirty_parts == 0 && report.deferred == 0;
             assert!(is_clean, "{report:#?}\n{:#?}", env.store.snapshot());
             if self.knobs.config.checkpoint_at_shutdown {

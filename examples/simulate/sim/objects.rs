@@ -150,6 +150,8 @@ pub struct Producer {
     remote: SimRemote,
     number: u64,
     receipts: Vec<Receipt>,
+    /// S3 looks at conditions: keys can be rewritten.
+    rewrites: bool,
     /// All receipts of a life, by whoever got them.
     all: Arc<Mutex<Vec<Receipt>>>,
 }
@@ -161,11 +163,13 @@ impl Producer {
         remote: &SimRemote,
         all: &Arc<Mutex<Vec<Receipt>>>,
         number: u64,
+        rewrites: bool,
         seed: u64,
     ) -> Self {
         Self {
             env: env.clone(),
             rng: StdRng::seed_from_u64(seed),
+            rewrites,
             objects: Arc::clone(objects),
             remote: remote.clone(),
             number,
@@ -371,9 +375,9 @@ impl Producer {
         let pauses = self.rng.random_bool(0.1);
         loop {
             match self.rng.random_range(0..100) {
-                0..=59 => self.rewrite(false).await,
-                60..=69 => self.rewrite(true).await,
-                70..=79 => self.chain().await,
+                0..=59 if self.rewrites => self.rewrite(false).await,
+                60..=69 if self.rewrites => self.rewrite(true).await,
+                0..=79 => self.chain().await,
                 80..=84 => self.drain().await,
                 85..=89 => self.get().await,
                 90..=92 if pauses => self.pause().await,

@@ -13,6 +13,8 @@ use super::model::{Act, Reg, TORN, UNIT};
 
 /// The file that all actors write to, each to units of its own.
 pub const SHARED: u64 = 1;
+/// The file of one part that the engine writes its roots to while shutdown waits for it.
+pub const ROOTS: u64 = 2;
 /// Files from here on belong to one actor each.
 pub const OWN: u64 = 10;
 pub const PART: u64 = 4096;
@@ -502,27 +504,52 @@ pub async fn look_around(env: Env, seed: u64) {
     }
 }
 
-/// Makes the file that all write to.
+/// Makes the files that are nobody's own.
 pub async fn found(env: &Env) {
     let book = &env.book;
-    if book.last(Reg::There(SHARED)) == 0 {
-        let act = book.begin(true, |_| vec![(Reg::There(SHARED), 1)]);
-        let created = env.store.create(FileId(SHARED), OPTIONS).await;
-        created.expect("is made");
-        book.end(&act);
+    for (id, len) in [(SHARED, PARTS * PART), (ROOTS, PART)] {
+        if book.last(Reg::There(id)) == 0 {
+            let act = book.begin(true, |_| vec![(Reg::There(id), 1)]);
+            let created = env.store.create(FileId(id), OPTIONS).await;
+            created.expect("is made");
+            book.end(&act);
+        }
+        if book.last(Reg::Len(id)) == 0 {
+            let act: Arc<Act> = book.begin(true, |_| vec![(Reg::Len(id), len)]);
+            let file = env.store.file(FileId(id)).expect("is there");
+            file.set_len(len).await.expect("grows");
+            book.end(&act);
+        }
     }
-    if book.last(Reg::Len(SHARED)) == 0 {
-        let len = PARTS * PART;
-        let act: Arc<Act> = book.begin(true, |_| vec![(Reg::Len(SHARED), len)]);
-        let file = env.store.file(FileId(SHARED)).expect("is there");
-        file.set_len(len).await.expect("grows");
-        book.end(&act);
+}
+
+/// What the engine writes while shutdown waits for its hold; whether it was let.
+pub async fn write_roots(env: &Env, locker: &Locker) -> bool {
+    let Ok(file) = env.store.file(FileId(ROOTS)) else {
+        return false;
+    };
+    let run = Run {
+        file: ROOTS,
+        from: 0,
+        units: UNITS_OF_PART,
+    };
+    let act = env.book.begin(true, |id| run.puts(id));
+    let bytes = filled(act.id, run.units);
+    let by = file.by(locker);
+    let out = env.run("roots", How::Full, by.write_at(&bytes, 0)).await;
+    if out.is_done() {
+        env.book.end(&act);
     }
+    let id = act.id;
+    env.say(|| format!("the engine's roots = {id}: {}", out.text()));
+    out.is_done()
 }
 
 /// Looks at all there is, while nobody changes anything.
 pub async fn audit(env: &Env, actors: u64) {
-    let ids = std::iter::once(SHARED).chain((0..actors).map(|number| OWN + number));
+    let ids = [SHARED, ROOTS]
+        .into_iter()
+        .chain((0..actors).map(|number| OWN + number));
     for id in ids {
         let known = super::env::lock(&env.book.model).regs();
         let of_file = |reg: &Reg| matches!(reg, Reg::Unit(file, _) | Reg::Len(file) if *file == id);
