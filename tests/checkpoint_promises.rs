@@ -10,6 +10,8 @@ mod support;
 mod callers;
 #[path = "checkpoint_promises/cuts.rs"]
 mod cuts;
+#[path = "checkpoint_promises/garbage.rs"]
+mod garbage;
 #[path = "checkpoint_promises/images.rs"]
 mod images;
 #[path = "checkpoint_promises/instants.rs"]

@@ -19,6 +19,8 @@ mod pins;
 mod retention;
 #[path = "garbage/rights.rs"]
 mod rights;
+#[path = "garbage/slots.rs"]
+mod slots;
 #[path = "garbage/sparse.rs"]
 mod sparse;
 #[path = "garbage/unknown.rs"]

@@ -13,8 +13,13 @@ use s3_writeback::io::Io;
 use s3_writeback::journal::{Journal, JournalOptions};
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{Cause, Error, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue};
-use support::{Rig, assert_empty, both, paused, roomy, settled, spawn, submit, submit_all};
+use s3_writeback::{
+    Cause, Error, FileId, Options, PauseWhat, Phase, RunOn, Settlement, UploadQueue,
+};
+use support::{
+    PARTS_OF, Rig, StoreRig, assert_empty, assert_idle, both, fill, paused, roomy, settled, spawn,
+    submit, submit_all,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -467,6 +472,30 @@ fn draining_ends_early_when_nothing_can_move_in_time() {
         let report = queue.shutdown().within(secs(10)).await.unwrap();
         assert!(report.took < secs(1), "{report:?}");
         assert_eq!(report.deferred, 1);
+    });
+}
+
+/// What S3 did not take by the end has no room in memory any more.
+#[test]
+fn images_that_are_backing_off_at_the_end_give_their_room_back() {
+    paused(async {
+        let rig = StoreRig::with(16, |config| {
+            config.max_dirty_age = Duration::from_millis(10);
+            config.queue.retry_base = HOUR;
+            config.queue.retry_cap = HOUR;
+        });
+        let down = Fault::Error(RemoteError::transient("PutObject"));
+        rig.remote.always(Some(Call::Put), None, down);
+        let store = rig.open().await;
+        let file = store.create(FileId(1), PARTS_OF).await.unwrap();
+        fill(&file, 0, 1).await;
+        rig.remote
+            .wait_for(|remote| remote.count(Call::Put, "packs/") == 1)
+            .await;
+        let report = store.shutdown().within(secs(10)).await.unwrap();
+        assert_eq!((report.dirty_parts, report.sealed), (1, true), "{report:?}");
+        assert_eq!(rig.remote.count(Call::Put, "packs/"), 1);
+        assert_idle(&store);
     });
 }
 

@@ -204,3 +204,85 @@ pub(crate) fn request(
 fn stopped(last: Option<RemoteError>) -> RemoteError {
     last.unwrap_or_else(|| RemoteError::transient("request").with_message("shut down"))
 }
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use tokio::sync::Notify;
+
+    use crate::testing::remote::{Call, Fault, SimRemote};
+
+    use super::*;
+
+    const KEY: &str = "k";
+
+    fn requests(remote: &SimRemote) -> Requests {
+        Requests {
+            remote: Arc::new(remote.clone()),
+            retry_base: Duration::from_secs(1),
+            retry_cap: Duration::from_secs(1),
+            random: Random::new(Some(7)),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// No two pieces are alike.
+    fn bytes(len: u64, seed: u64) -> Bytes {
+        (0..len).map(|at| (at / 251 + at + seed) as u8).collect()
+    }
+
+    async fn whole(remote: &SimRemote) -> Option<Bytes> {
+        let until = Instant::now() + Duration::from_secs(60);
+        requests(remote).whole(KEY, until).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_comes_whole_in_as_many_pieces_as_it_takes() {
+        for len in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let remote = SimRemote::new();
+            assert_eq!(whole(&remote).await, None);
+            remote.plant(KEY, bytes(len, 0));
+            let before = remote.count(Call::Get, KEY);
+            assert!(whole(&remote).await == Some(bytes(len, 0)), "{len}");
+            let asked = (remote.count(Call::Get, KEY) - before) as u64;
+            assert_eq!(asked, len.div_ceil(PIECE).max(1), "{len}");
+        }
+    }
+
+    /// S3 has no range of what has no bytes.
+    #[tokio::test(start_paused = true)]
+    async fn an_object_without_bytes_comes_though_its_range_is_refused() {
+        let remote = SimRemote::new();
+        remote.plant(KEY, Bytes::new());
+        let refusal = RemoteError::permanent("GetObject", 416, "InvalidRange");
+        remote.once(Some(Call::Get), Some(KEY), Fault::Error(refusal));
+        assert_eq!(whole(&remote).await, Some(Bytes::new()));
+    }
+
+    /// Another one, shorter or longer, or none.
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_changes_between_its_pieces_is_of_one_kind() {
+        for later in [None, Some(7), Some(2 * PIECE), Some(3 * PIECE + 7)] {
+            let remote = SimRemote::new();
+            remote.plant(KEY, bytes(2 * PIECE, 0));
+            let gate = Arc::new(Notify::new());
+            let at_once = Fault::Delay(Duration::ZERO);
+            remote.once(Some(Call::Get), Some(KEY), at_once);
+            remote.once(Some(Call::Get), Some(KEY), Fault::Gate(Arc::clone(&gate)));
+            let changes = async {
+                remote
+                    .wait_for(|remote| remote.count(Call::Get, KEY) == 2)
+                    .await;
+                match later {
+                    None => remote.remove(KEY),
+                    Some(len) => remote.plant(KEY, bytes(len, 1)),
+                }
+                gate.notify_one();
+            };
+            let both = async { tokio::join!(whole(&remote), changes) };
+            let (got, ()) = tokio::time::timeout(Duration::from_secs(60), both)
+                .await
+                .unwrap();
+            assert!(got == later.map(|len| bytes(len, 1)), "{later:?}");
+        }
+    }
+}

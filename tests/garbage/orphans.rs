@@ -8,8 +8,8 @@ use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{CheckpointOptions, Error, Restore};
 use tokio::sync::Notify;
 
-use crate::owners::{assert_whole, byte_of, founded, objects, reborn};
-use crate::support::{PART, StoreRig, checkpoint, fill, uploaded};
+use crate::owners::{FILE, assert_whole, byte_of, founded, objects, reborn};
+use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, uploaded};
 
 fn packs(rig: &StoreRig) -> Vec<String> {
     let keys = rig.remote.keys().into_iter();
@@ -217,4 +217,34 @@ async fn an_image_of_a_line_that_is_open_is_kept_though_its_part_has_another_by_
         assert_eq!(byte_of(&restored, index).await, 2);
         assert_eq!(byte_of(&store, index).await, 3);
     }
+}
+
+/// Without fencing an epoch begins with the first pack.
+#[tokio::test(start_paused = true)]
+async fn a_pack_of_an_epoch_that_began_during_the_look_is_kept() {
+    let rig = StoreRig::with(16, |config| {
+        config.max_dirty_age = Duration::from_millis(10);
+    });
+    let store = rig.open().await;
+    let file = store.create(FILE, PARTS_OF).await.unwrap();
+    // Held up when it has read what the headers name.
+    let gate = Arc::new(Notify::new());
+    let held = Fault::Gate(Arc::clone(&gate));
+    rig.remote.once(Some(Call::List), Some("pins/"), held);
+    let looks = {
+        let store = store.clone();
+        crate::support::spawn(async move { store.gc().await })
+    };
+    rig.remote
+        .wait_for(|remote| remote.count(Call::List, "pins/") == 1)
+        .await;
+    assert_eq!(packs(&rig).len(), 0);
+    fill(&file, 0, 1).await;
+    uploaded(&store).await;
+    let named = packs(&rig);
+    assert_eq!(named.len(), 1);
+    gate.notify_one();
+    let report = looks.await.unwrap().unwrap();
+    assert_eq!(packs(&rig), named, "{report:?}");
+    assert_eq!((report.deleted, report.spared), (0, 1), "{report:?}");
 }
