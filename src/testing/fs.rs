@@ -164,6 +164,8 @@ struct Disk {
     total: u64,
     capacity: Option<u64>,
     log: Option<Vec<String>>,
+    /// Names that changed and files that were closed since the last look for what is left over.
+    left_over: usize,
 }
 
 #[derive(Debug, Default)]
@@ -255,13 +257,38 @@ impl Disk {
     }
 
     fn change(&mut self, op: NameOp) {
+        let (gone, new) = match &op {
+            NameOp::Add { path, inode } => ([Some(path), None], Some(*inode)),
+            NameOp::Remove { path } => ([Some(path), None], None),
+            NameOp::Rename { from, to, inode } => ([Some(from), Some(to)], Some(*inode)),
+        };
+        for path in gone.into_iter().flatten() {
+            if let Some(inode) = self.names.get(path)
+                && let Some(node) = self.nodes.get_mut(inode)
+            {
+                node.links = node.links.saturating_sub(1);
+            }
+        }
         op.apply(&mut self.names);
+        if let Some(node) = new.and_then(|inode| self.nodes.get_mut(&inode)) {
+            node.links += 1;
+        }
         self.pending.push(op);
-        self.collect();
+        self.collect_in_time();
+    }
+
+    /// Forgets what nobody can reach, when there may be as much of it as of anything else: each
+    /// look is at all there is.
+    fn collect_in_time(&mut self) {
+        self.left_over += 1;
+        if self.left_over > self.nodes.len() {
+            self.collect();
+        }
     }
 
     /// Forgets files that nobody can reach.
     fn collect(&mut self) {
+        self.left_over = 0;
         let mut named: BTreeSet<u64> = self.names.values().copied().collect();
         named.extend(self.durable_names.values().copied());
         for op in &self.pending {
@@ -269,11 +296,14 @@ impl Disk {
                 named.insert(*inode);
             }
         }
-        let current: BTreeSet<u64> = self.names.values().copied().collect();
+        let mut current: BTreeMap<u64, usize> = BTreeMap::new();
+        for inode in self.names.values() {
+            *current.entry(*inode).or_default() += 1;
+        }
         self.nodes
             .retain(|inode, node| node.open > 0 || named.contains(inode));
         for (inode, node) in &mut self.nodes {
-            node.links = usize::from(current.contains(inode));
+            node.links = current.get(inode).copied().unwrap_or(0);
         }
     }
 
@@ -669,7 +699,7 @@ impl Drop for SimFile {
             if let Some(node) = disk.nodes.get_mut(&self.inode) {
                 node.open = node.open.saturating_sub(1);
             }
-            disk.collect();
+            disk.collect_in_time();
         }
     }
 }
