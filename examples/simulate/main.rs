@@ -7,6 +7,11 @@
 //! cargo run --release --example simulate -- --case lost-reply@17 --log
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long it takes is told by the clock on the wall"
+)]
+
 mod sim;
 
 use std::io::Write as _;
@@ -105,6 +110,9 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
         let outcome = sim::run(seed, cli.log);
         at(None);
         bar.inc(1);
+        if cli.log {
+            println!("{} events: {:016x}", outcome.tally.events, outcome.hash);
+        }
         shared
             .tally
             .lock()

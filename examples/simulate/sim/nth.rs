@@ -342,7 +342,13 @@ impl Nth {
         self.fate.live_on().await;
         let report = report.expect("a report");
         let took = began.elapsed();
-        env.say(|| format!("shut down in {took:?}, sealed: {}", report.sealed));
+        let error = &report.seal_error;
+        env.say(|| {
+            format!(
+                "shut down in {took:?}, sealed: {}, {error:?}",
+                report.sealed
+            )
+        });
         assert!(took <= ENOUGH + GRACE, "{took:?}: {report:#?}");
         all_told(receipts);
         let is_bad = env.world.disk_is_bad.get();
