@@ -3,6 +3,7 @@
 //! | variable | |
 //! |---|---|
 //! | `SIMULATE_SEEDS` | FIRST..END (default 0..200) |
+//! | `SIMULATE_EVERY` | the sweep tries every so manyth call (default 10); 1: all |
 
 #[path = "../examples/simulate/sim/mod.rs"]
 mod sim;
@@ -71,4 +72,30 @@ fn a_seed_can_be_lived_again() {
         let (once, again) = (sim::run(seed, false), sim::run(seed, false));
         assert_eq!(once.hash, again.hash, "seed {seed}: {}", replay(seed));
     }
+}
+
+/// Whichever call fails, and whenever the process ends, nothing that was promised is broken. The
+/// example tries every call (`--sweep`), this every tenth on the disk and every third to S3.
+#[test]
+fn the_nth_call_fails() {
+    let every = std::env::var("SIMULATE_EVERY");
+    let every: u64 = every.map_or(10, |text| text.parse().expect("a number"));
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let swept = sim::sweep::sweep(jobs, |what| match what.is_on_the_disk() {
+        true => every,
+        false => every.div_ceil(4),
+    });
+    if let Some((case, text, last)) = swept.failed.first() {
+        panic!(
+            "{} of {} runs failed, one of them:\n{}\n{case}: {text}\nreplay: cargo run --release \
+             --example simulate -- --case {case} --log",
+            swept.failed.len(),
+            swept.runs(),
+            last.join("\n"),
+        );
+    }
+    // A sweep that met nothing proves nothing.
+    println!("{:#?}", swept.struck);
+    assert_eq!(swept.struck.len(), sim::sweep::What::all().len());
+    assert!(swept.runs() > 300, "{}", swept.runs());
 }

@@ -1,9 +1,16 @@
-//! Runs seeds of the simulation, on all cores.
+//! Runs seeds of the simulation, or its sweep, on all cores.
 //!
 //! ```text
 //! cargo run --release --example simulate -- --seeds 0..10000
 //! cargo run --release --example simulate -- --seed 17 --log
+//! cargo run --release --example simulate -- --sweep
+//! cargo run --release --example simulate -- --case lost-reply@17 --log
 //! ```
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long it takes is told by the clock on the wall"
+)]
 
 mod sim;
 
@@ -18,6 +25,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
+use sim::sweep::{self, Case, Swept};
 use sim::{Outcome, Tally};
 
 /// Lives of a store with everything that can go wrong, by seed.
@@ -38,6 +46,16 @@ struct Cli {
     /// Goes on after a failure, and names all failed seeds at the end.
     #[arg(long)]
     go_on: bool,
+    /// Instead of seeds: the same work over and over, and each time another of its calls goes
+    /// wrong, until there is none left.
+    #[arg(long, conflicts_with_all = ["seed", "seeds"])]
+    sweep: bool,
+    /// Of a sweep, every so manyth call only.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
+    /// One run of a sweep only: WHAT@N.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "sweep"])]
+    case: Option<Case>,
     /// Prints simulated hours and what happened in them, by kind.
     #[arg(long)]
     hours_report: bool,
@@ -96,6 +114,9 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
             println!("the trace is {:016x}", outcome.hash);
         }
         bar.inc(1);
+        if cli.log {
+            println!("{} events: {:016x}", outcome.tally.events, outcome.hash);
+        }
         shared
             .tally
             .lock()
@@ -135,13 +156,56 @@ fn watch(shared: &Shared) {
     }
 }
 
+fn jobs(cli: &Cli) -> usize {
+    let cores = || std::thread::available_parallelism().ok().map(usize::from);
+    cli.jobs.or_else(cores).unwrap_or(1).max(1)
+}
+
+/// Each call fails once, or one of them.
+fn sweep_all(cli: &Cli) -> ExitCode {
+    let began = Instant::now();
+    let mut swept = Swept::default();
+    match cli.case {
+        Some(case) => swept.add(case, sweep::run(case, cli.log)),
+        None => swept = sweep::sweep(jobs(cli), |_| cli.every),
+    }
+    for (case, text, last) in swept.failed.iter().take(1) {
+        eprintln!("  {}\n{case}: {text}", last.join("\n  "));
+    }
+    for (case, text, _) in &swept.failed {
+        let first = text.lines().next().unwrap_or_default();
+        eprintln!("{case}: {}", first.chars().take(200).collect::<String>());
+        eprintln!("replay: cargo run --release --example simulate -- --case {case} --log");
+    }
+    for (what, calls) in &swept.struck {
+        let all: u64 = calls.values().sum();
+        println!("{what}: {all} calls: {calls:?}");
+    }
+    println!(
+        "{} runs in {:.0} s, {} failures",
+        swept.runs(),
+        began.elapsed().as_secs_f64(),
+        swept.failed.len()
+    );
+    match swept.failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What a seed fails with is told with its trace.
+    std::panic::set_hook(Box::new(|panic| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            eprintln!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
+        }
+    }));
+    if cli.sweep || cli.case.is_some() {
+        return sweep_all(&cli);
+    }
     let seeds = cli.seed.map_or(cli.seeds.clone(), |seed| seed..seed + 1);
-    let jobs = cli
-        .jobs
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from));
-    let jobs = jobs.unwrap_or(1).max(1);
+    let jobs = jobs(&cli);
     let count = seeds.end - seeds.start;
     let bar = match cli.log {
         true => ProgressBar::hidden(),
@@ -151,12 +215,6 @@ fn main() -> ExitCode {
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
-    // What a seed fails with is told with its trace.
-    std::panic::set_hook(Box::new(|panic| {
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
-            eprintln!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
-        }
-    }));
     let shared = Shared {
         next: AtomicU64::new(seeds.start),
         end: seeds.end,

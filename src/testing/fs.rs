@@ -26,6 +26,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::journal::fs::{Fs, FsFile, FsLock, OpenMode, Stat};
 
+use super::hook::Hook;
+
 const SECTOR: usize = 512;
 
 /// A kind of call, to count and to fail.
@@ -166,6 +168,7 @@ struct Disk {
     log: Option<Vec<String>>,
     /// Names that changed and files that were closed since the last look for what is left over.
     left_over: usize,
+    hook: Option<Hook<Call>>,
 }
 
 #[derive(Debug, Default)]
@@ -489,6 +492,24 @@ impl SimFs {
         });
     }
 
+    /// At the `nth` call of any kind from here on, before it has any effect, does this: it may add
+    /// a fault, which the call meets, or end the process. For who makes calls on one thread.
+    pub fn at_call(&self, nth: u64, run: impl FnOnce(Call) + Send + 'static) {
+        let disk = &mut *guard(&self.disk);
+        disk.hook = Some(Hook::new(disk.total + nth, run));
+    }
+
+    fn arrive(&self, call: Call, generation: u64) {
+        let mut disk = guard(&self.disk);
+        let next = disk.total + 1;
+        let is_alive = disk.generation == generation;
+        let due = is_alive.then(|| Hook::due(&mut disk.hook, next)).flatten();
+        drop(disk);
+        if let Some(hook) = due {
+            hook.run(call);
+        }
+    }
+
     /// Takes all faults away.
     pub fn heal(&self) {
         guard(&self.disk).faults.clear();
@@ -659,6 +680,7 @@ struct SimFile {
 
 impl SimFile {
     fn enter(&self, call: Call) -> io::Result<MutexGuard<'_, Disk>> {
+        self.fs.arrive(call, self.generation);
         let mut disk = guard(&self.fs.disk);
         if disk.generation != self.generation {
             return Err(os(EIO));
@@ -669,6 +691,7 @@ impl SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.fs.pass_gate();
+        self.fs.arrive(Call::Sync, self.generation);
         let mut disk = guard(&self.fs.disk);
         if disk.generation != self.generation {
             return Err(os(EIO));
@@ -718,6 +741,7 @@ impl FsFile for SimFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.fs.arrive(Call::Write, self.generation);
         let mut disk = guard(&self.fs.disk);
         if disk.generation != self.generation {
             return Err(os(EIO));
@@ -834,7 +858,13 @@ impl Drop for SimLock {
 }
 
 impl SimFs {
+    fn begin(&self, call: Call) {
+        let generation = self.process.unwrap_or_else(|| guard(&self.disk).generation);
+        self.arrive(call, generation);
+    }
+
     fn enter(&self, call: Call, path: &Path) -> io::Result<MutexGuard<'_, Disk>> {
+        self.begin(call);
         let mut disk = guard(&self.disk);
         self.alive(&disk)?;
         disk.enter(call, || path.display().to_string())?;
@@ -957,6 +987,7 @@ impl Fs for SimFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.begin(Call::SyncDir);
         let mut disk = guard(&self.disk);
         self.alive(&disk)?;
         let entered = disk.enter(Call::SyncDir, || path.display().to_string());

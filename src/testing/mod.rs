@@ -4,6 +4,7 @@
 //! anything that runs in production, and no AWS SDK: what talks to the server brings its own.
 
 pub mod fs;
+mod hook;
 pub mod remote;
 pub mod server;
 pub mod weather;

@@ -26,6 +26,7 @@ use crate::remote::{
 };
 use crate::time::WallClock;
 
+use super::hook::Hook;
 use super::weather::{Lot, Weather};
 use bucket::Bucket;
 
@@ -43,6 +44,25 @@ pub enum Call {
     CompleteMultipart,
     AbortMultipart,
     ListMultipart,
+}
+
+impl Call {
+    /// As S3 calls it: whether a lost reply may have changed something depends on it.
+    #[must_use]
+    pub const fn operation(self) -> &'static str {
+        match self {
+            Self::Put => "PutObject",
+            Self::Get => "GetObject",
+            Self::Head => "HeadObject",
+            Self::Delete => "DeleteObject",
+            Self::List => "ListObjectsV2",
+            Self::CreateMultipart => "CreateMultipartUpload",
+            Self::UploadPart => "UploadPart",
+            Self::CompleteMultipart => "CompleteMultipartUpload",
+            Self::AbortMultipart => "AbortMultipartUpload",
+            Self::ListMultipart => "ListMultipartUploads",
+        }
+    }
 }
 
 /// What happens to a request.
@@ -119,6 +139,7 @@ struct State {
     most_in_flight: usize,
     /// What requests meet that no rule is about.
     weather: Option<Weather>,
+    hook: Option<Hook<Call>>,
 }
 
 #[derive(Debug, Clone)]
@@ -230,6 +251,14 @@ impl SimRemote {
             fault,
             times,
         });
+    }
+
+    /// At the `nth` request of any kind from here on, before it meets anything, does this: it may
+    /// add a fault, which the request meets. For who makes requests on one thread.
+    pub fn at_request(&self, nth: usize, run: impl FnOnce(Call) + Send + 'static) {
+        let mut state = self.state.lock();
+        let at = state.seen.len() + nth;
+        state.hook = Some(Hook::new(at as u64, run));
     }
 
     /// Conditions are accepted and not looked at, as some servers do.
@@ -396,6 +425,13 @@ impl SimRemote {
     ) -> Result<T, RemoteError> {
         if self.is_calm {
             return effect(&mut self.state.lock().bucket);
+        }
+        let due = {
+            let state = &mut *self.state.lock();
+            Hook::due(&mut state.hook, state.seen.len() as u64 + 1)
+        };
+        if let Some(hook) = due {
+            hook.run(call);
         }
         let Lot { after, fault } = {
             let mut state = self.state.lock();

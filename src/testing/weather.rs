@@ -149,7 +149,7 @@ impl Weather {
         };
         let mut after = Duration::from_micros(self.rng.random_range(0..=longest));
         let mut chance = self.rng.random_range(0..OF);
-        let operation = name_of(call);
+        let operation = call.operation();
         let mut met = |name, fault: Option<Fault>| {
             *self.met.entry(name).or_default() += 1;
             fault
@@ -229,21 +229,5 @@ impl Weather {
             }
         };
         Lot { after, fault }
-    }
-}
-
-/// As S3 calls it: whether a lost reply may have changed something depends on it.
-const fn name_of(call: Call) -> &'static str {
-    match call {
-        Call::Put => "PutObject",
-        Call::Get => "GetObject",
-        Call::Head => "HeadObject",
-        Call::Delete => "DeleteObject",
-        Call::List => "ListObjectsV2",
-        Call::CreateMultipart => "CreateMultipartUpload",
-        Call::UploadPart => "UploadPart",
-        Call::CompleteMultipart => "CompleteMultipartUpload",
-        Call::AbortMultipart => "AbortMultipartUpload",
-        Call::ListMultipart => "ListMultipartUploads",
     }
 }

@@ -35,11 +35,11 @@ use super::versions::{self, Checkpoints};
 use super::watch;
 
 /// Nothing takes this long: who still waits then waits for ever.
-const FOR_EVER: Duration = Duration::from_secs(2 * 24 * 3600);
+pub const FOR_EVER: Duration = Duration::from_secs(2 * 24 * 3600);
 /// What a shutdown may take beyond its deadline: the time to notice, and a slow disk.
-const GRACE: Duration = Duration::from_secs(3);
+pub const GRACE: Duration = Duration::from_secs(3);
 /// In this time all goes up, where nothing is wrong.
-const ENOUGH: Duration = Duration::from_secs(120);
+pub const ENOUGH: Duration = Duration::from_secs(120);
 
 /// How a life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -652,7 +652,7 @@ impl World {
 }
 
 /// Every receipt has an end.
-fn all_told(receipts: &Arc<Mutex<Vec<Receipt>>>) {
+pub fn all_told(receipts: &Arc<Mutex<Vec<Receipt>>>) {
     for receipt in lock(receipts).iter() {
         assert!(
             receipt.settlement().is_some(),

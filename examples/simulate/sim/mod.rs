@@ -12,6 +12,7 @@
 //! | `pages`, `objects`, `versions` | what is done: parts, named objects, checkpoints |
 //! | `skies` | what goes wrong |
 //! | `model`, `watch` | what must be so |
+//! | `sweep`, `nth`, `script` | no chance: the same work, and each of its calls fails once |
 //! | `env` | which errors may be, and how long a wait |
 //! | `knobs`, `trace` | what a seed decides; what happened |
 
@@ -21,13 +22,17 @@ mod how;
 mod knobs;
 mod life;
 mod model;
+mod nth;
 mod objects;
 mod pages;
+mod script;
 mod skies;
+pub mod sweep;
 mod trace;
 mod versions;
 mod watch;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -74,16 +79,18 @@ pub struct Outcome {
     pub failure: Option<(String, Vec<String>)>,
 }
 
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_default()
+}
+
 /// Lives a seed.
 pub fn run(seed: u64, is_told: bool) -> Outcome {
     let trace = Arc::new(Trace::new(is_told));
     let mut world = life::World::new(seed, &trace);
     let lived = catch_unwind(AssertUnwindSafe(|| world.go()));
-    let failure = lived.err().map(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        (text.unwrap_or_default(), trace.last())
-    });
+    let failure = lived.err().map(|panic| (text_of(&*panic), trace.last()));
     Outcome {
         tally: world.tally.clone(),
         hash: trace.hash(),

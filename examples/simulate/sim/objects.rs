@@ -21,7 +21,7 @@ use super::env::{Env, lock};
 use super::how::{How, Out};
 
 const KEYS: u64 = 3;
-const UNDER: &str = "objects/";
+pub const UNDER: &str = "objects/";
 /// An actor has so many receipts whose end it did not see.
 const MOST_RECEIPTS: usize = 64;
 
@@ -50,7 +50,8 @@ pub struct Objects {
     names: u64,
 }
 
-fn body(key: &str, generation: usize, padding: usize) -> Bytes {
+/// The body of a generation of a key.
+pub fn body(key: &str, generation: usize, padding: usize) -> Bytes {
     let mut text = format!("{key} {generation} ").into_bytes();
     text.resize(text.len() + padding, b'.');
     text.into()
@@ -69,7 +70,8 @@ impl Objects {
         self.names
     }
 
-    fn begin(&mut self, key: &str, body: impl FnOnce(usize) -> Option<Bytes>) -> usize {
+    /// A key is to have another state; its number.
+    pub fn begin(&mut self, key: &str, body: impl FnOnce(usize) -> Option<Bytes>) -> usize {
         let of = self.keys.entry(key.to_owned()).or_default();
         let at = of.generations.len();
         of.generations.push(Generation {
@@ -79,12 +81,13 @@ impl Objects {
         at
     }
 
-    fn body(&self, key: &str, at: usize) -> Option<Bytes> {
+    pub fn body(&self, key: &str, at: usize) -> Option<Bytes> {
         let generation = self.keys.get(key)?.generations.get(at)?;
         generation.body.clone()
     }
 
-    fn durable(&mut self, key: &str, at: usize) {
+    /// It cannot be lost any more.
+    pub fn durable(&mut self, key: &str, at: usize) {
         if let Some(of) = self.keys.get_mut(key) {
             of.generations[at].is_durable = true;
         }

@@ -53,27 +53,28 @@ pub fn numbers(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(UNIT as usize).map(unit).collect()
 }
 
-fn filled(number: u64, units: u64) -> Vec<u8> {
+/// Units that all hold one number.
+pub fn filled(number: u64, units: u64) -> Vec<u8> {
     let words = usize::try_from(units * UNIT / 8).expect("fits");
     number.to_le_bytes().repeat(words)
 }
 
 /// A run of units of one file.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    file: u64,
-    from: u64,
-    units: u64,
+pub struct Run {
+    pub file: u64,
+    pub from: u64,
+    pub units: u64,
 }
 
 impl Run {
-    fn puts(self, value: u64) -> Vec<(Reg, u64)> {
+    pub fn puts(self, value: u64) -> Vec<(Reg, u64)> {
         (self.from..self.from + self.units)
             .map(|unit| (Reg::Unit(self.file, unit), value))
             .collect()
     }
 
-    fn is_in_one_part(self) -> bool {
+    pub fn is_in_one_part(self) -> bool {
         self.from / UNITS_OF_PART == (self.from + self.units - 1) / UNITS_OF_PART
     }
 }
