@@ -316,9 +316,7 @@ impl Parts {
                 };
                 if closed + every <= now {
                     closed = now;
-                    for file in self.all_files() {
-                        self.close_idle_intents(&file);
-                    }
+                    self.close_all_idle_intents();
                 }
                 self.flusher.moved.notify_waiters();
                 let beat = closed + every;
@@ -417,7 +415,7 @@ impl Parts {
     /// Parts that S3 does not have as they are here.
     pub(crate) fn owed(&self) -> u64 {
         let mut owed = 0;
-        for file in self.all_files() {
+        for file in self.files_with_intents() {
             let log = file.log.lock();
             let words = log
                 .intents
@@ -452,9 +450,7 @@ impl Parts {
                 || self.settler.is_busy()
                 || self.checkpointing.load(Ordering::Acquire) > 0;
             if !moves || self.failed.get().is_some() || self.fenced.get().is_some() {
-                for file in self.all_files() {
-                    self.close_idle_intents(&file);
-                }
+                self.close_all_idle_intents();
                 return;
             }
             tokio::select! {

@@ -13,8 +13,8 @@
 //!    was written under it.
 //! 5. What may be dirty is bounded by room that is taken before the record is made.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use crate::error::{Error, Result};
 use crate::journal::{Append, Location, Payload};
@@ -196,6 +196,7 @@ impl Parts {
         if !changes.is_empty() {
             let location = self.append_changes(file, log, changes, false)?;
             upto = upto.max(location);
+            self.has_intents(file);
             for (index, trusted, room) in new {
                 let intent = Intent {
                     location,
@@ -210,14 +211,40 @@ impl Parts {
         Ok(upto)
     }
 
-    /// Ends the intents of a file under which nothing was written that the entry does not have.
+    /// Ends all intents under which nothing was written that the entry does not have.
+    pub(crate) fn close_all_idle_intents(&self) {
+        for file in self.files_with_intents() {
+            self.close_idle_intents(&file);
+        }
+    }
+
+    /// The same of one file.
     pub(crate) fn close_idle_intents(&self, file: &PartFile) {
         let closed = {
             let log = &mut *file.log.lock();
             let all: Vec<u32> = log.intents.keys().copied().collect();
-            self.close_intents(file, log, &all)
+            let closed = self.close_intents(file, log, &all);
+            if log.intents.is_empty() {
+                self.intending.lock().remove(&file.no);
+            }
+            closed
         };
         self.closed(closed);
+    }
+
+    /// Files that have intents, and some that had until a moment ago.
+    pub(crate) fn files_with_intents(&self) -> Vec<Arc<PartFile>> {
+        let mut intending = self.intending.lock();
+        intending.retain(|_, file| file.strong_count() > 0);
+        intending.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A file has an intent. By who has its log.
+    pub(crate) fn has_intents(&self, file: &Arc<PartFile>) {
+        let mut intending = self.intending.lock();
+        intending
+            .entry(file.no)
+            .or_insert_with(|| Arc::downgrade(file));
     }
 
     /// A step that relied on an intent is over.

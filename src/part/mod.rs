@@ -149,6 +149,8 @@ pub(crate) struct Parts {
     /// down because they are too many.
     header_records: AtomicU64,
     writing_down: AtomicBool,
+    /// Files that have intents open; those that were dropped are gone.
+    intending: Mutex<BTreeMap<u32, Weak<PartFile>>>,
     /// Entries here name images that no record on the disk does.
     has_unrecorded: AtomicBool,
     /// A name was given, or given back.
@@ -241,6 +243,7 @@ impl Parts {
             checkpointing: AtomicU64::new(0),
             header_records: AtomicU64::new(0),
             writing_down: AtomicBool::new(false),
+            intending: Mutex::new(BTreeMap::new()),
             has_unrecorded: AtomicBool::new(false),
             named: Watched::new(()),
             totals: Totals::default(),

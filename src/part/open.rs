@@ -403,6 +403,7 @@ impl Parts {
                 users: 0,
                 _room: self.dirty.force(each),
             };
+            self.has_intents(file);
             log.intents.insert(*index, intent);
         }
         if replayed.cut.is_some() {

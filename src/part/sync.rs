@@ -140,9 +140,10 @@ impl Parts {
         self.images.shut(&error);
     }
 
-    /// The same for all files.
+    /// The same for all files: what was written to one that is as the last committed checkpoint has
+    /// it was synced before that was told.
     pub(crate) async fn sync_all(self: &Arc<Self>) -> Result<()> {
-        for file in self.all_files() {
+        for file in self.changed_files() {
             match self.sync(&file).await {
                 // It went meanwhile.
                 Err(Error::Deleted { .. }) => (),

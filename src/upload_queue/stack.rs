@@ -59,6 +59,18 @@ impl Stack {
         }
     }
 
+    /// Waits until records wait for room that is not to be had: nothing makes any from here on.
+    async fn disk_stays_full(&self) {
+        let mut looks = 0;
+        while looks < FULL_LOOKS {
+            tokio::time::sleep(LOOKS_EVERY).await;
+            looks = match self.queue.journal.status().short_of_space {
+                true => looks + 1,
+                false => 0,
+            };
+        }
+    }
+
     /// Who waits for what and since when, what is in flight, and the last errors.
     fn picture(&self, still: Duration) -> String {
         let counts = self.queue.counts();
@@ -81,6 +93,10 @@ impl Stack {
         )
     }
 }
+
+/// How often it is looked whether the disk is full, and how often it is to be in a row.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+const FULL_LOOKS: u32 = 5;
 
 impl Layers for Stack {
     fn close_to_all_but_holders(&self, phase: Phase) {
@@ -141,7 +157,12 @@ impl Layers for Stack {
                 None => Ok(()),
                 Some(parts) => {
                     parts.shut(Phase::Sealing);
-                    parts.seal().await.map_err(|error| error.to_string())
+                    tokio::select! {
+                        biased;
+                        sealed = parts.seal() => sealed.map_err(|error| error.to_string()),
+                        // What waits for room is void when the journal is sealed, and not before.
+                        () = self.disk_stays_full() => Err("the disk is full".to_owned()),
+                    }
                 }
             };
             let sealed = self.queue.journal.seal().await;
