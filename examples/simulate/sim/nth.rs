@@ -356,10 +356,7 @@ impl Nth {
         if report.sealed {
             env.book.synced(env.book.now(), |_| true);
         }
-        // A full disk may still be waited for.
-        if report.sealed || !self.case.what.is_full_for_ever() {
-            watch::at_rest(env).await;
-        }
+        watch::at_rest(env).await;
         if !is_bad && self.case.what != What::Away {
             let is_clean = report.dirty_parts == 0 && report.deferred == 0;
             assert!(is_clean, "{report:#?}\n{:#?}", env.store.snapshot());

@@ -47,17 +47,6 @@ impl What {
         matches!(self, Self::Disk { .. } | Self::DiesAtCall(_))
     }
 
-    pub fn is_full_for_ever(self) -> bool {
-        matches!(
-            self,
-            Self::Disk {
-                errno: ENOSPC,
-                forever: true,
-                ..
-            }
-        )
-    }
-
     /// How its process ends, where it does not end well.
     pub fn end(self) -> Crash {
         match self {
