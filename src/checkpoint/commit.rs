@@ -96,7 +96,11 @@ impl Checkpointer {
             mark,
             upto,
         };
-        let made = self.follow(drawn, meta, after, until).await;
+        // Whoever fenced the store while the line was being drawn did not see it.
+        let made = match self.parts.fenced() {
+            Some(error) => Err(error.clone()),
+            None => self.follow(drawn, meta, after, until).await,
+        };
         if let Err(error) = &made
             && !matches!(error, Error::CheckpointUnknown { .. })
         {
