@@ -5,6 +5,11 @@
 //! cargo run --release --example simulate -- --seed 17 --log
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long it really takes is told"
+)]
+
 mod sim;
 
 use std::io::Write as _;
@@ -97,6 +102,9 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
             .lock()
             .expect("nobody panicked")
             .add(&outcome.tally);
+        if cli.log {
+            println!("seed {seed}: {:016x}", outcome.hash);
+        }
         if let Some((text, _)) = &outcome.failure {
             tell(seed, &outcome);
             let first = text.lines().next().unwrap_or_default().to_owned();

@@ -13,6 +13,7 @@
 //! | `skies` | what goes wrong |
 //! | `model`, `watch` | what must be so |
 //! | `env` | which errors may be, and how long a wait |
+//! | `woken` | nobody is polled who was not woken |
 //! | `knobs`, `trace` | what a seed decides; what happened |
 
 mod env;
@@ -27,6 +28,7 @@ mod skies;
 mod trace;
 mod versions;
 mod watch;
+mod woken;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
