@@ -17,6 +17,10 @@ pub mod error;
 pub mod io;
 pub mod journal;
 mod metrics;
+#[cfg(mutants)]
+pub mod mutant;
+#[cfg(not(mutants))]
+mod mutant;
 pub mod op;
 mod panics;
 pub mod part;

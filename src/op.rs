@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::time::Sleep;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::runtime::{Driver, Runtime};
 
 type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -233,7 +234,7 @@ impl<T> Future for Waiting<'_, T> {
         if let Poll::Ready(result) = this.work.as_mut().poll(context) {
             return Poll::Ready(result);
         }
-        if this.bound == Bound::Work {
+        if this.bound == Bound::Work || is(Mutant::WaitNeverEnds) {
             return Poll::Pending;
         }
         if this.timer.is_none() {

@@ -7,7 +7,7 @@
 //! | variable | |
 //! |---|---|
 //! | `S3_WRITEBACK_SEED` | runs this case only, and prints what is done |
-//! | `S3_WRITEBACK_CASES` | how many cases (default 150) |
+//! | `S3_WRITEBACK_CASES` | how many cases (default 60) |
 //! | `S3_WRITEBACK_FIRST` | the first of them (default 0) |
 //! | `S3_WRITEBACK_GO_ON` | goes on after a failure, and names all seeds at the end |
 //!
@@ -70,7 +70,7 @@ fn random_lives_keep_their_promises() {
         life::case(seed, true);
         return;
     }
-    let cases: u64 = setting("S3_WRITEBACK_CASES").unwrap_or(150);
+    let cases: u64 = setting("S3_WRITEBACK_CASES").unwrap_or(60);
     let first: u64 = setting("S3_WRITEBACK_FIRST").unwrap_or(0);
     let go_on = std::env::var("S3_WRITEBACK_GO_ON").is_ok();
     let current = Arc::new(AtomicU64::new(first));

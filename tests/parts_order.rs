@@ -255,6 +255,8 @@ fn what_a_killed_open_punched_does_not_come_back() {
                 synced.expect_err("the journal takes nothing");
                 drop((file, store));
                 rig.fs.crash(seed);
+                // What is left of it ends, and is not what is held up.
+                tokio::time::sleep(Duration::from_secs(60)).await;
                 gate.fill_journal(false);
                 gate.hold(Held::Sync);
                 let (other, opens) = (rig.clone(), Arc::new(gate));

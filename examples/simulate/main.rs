@@ -122,6 +122,9 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
             .lock()
             .expect("nobody panicked")
             .add(&outcome.tally);
+        if cli.log {
+            println!("seed {seed}: {:016x}", outcome.hash);
+        }
         if let Some((text, _)) = &outcome.failure {
             tell(seed, &outcome);
             let first = text.lines().next().unwrap_or_default().to_owned();

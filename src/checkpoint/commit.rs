@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::part::aside::AsideRoom;
 use crate::part::epoch::Issued;
 use crate::part::line::{FileRow, OpenLine};
@@ -96,7 +97,11 @@ impl Checkpointer {
             mark,
             upto,
         };
-        let made = self.follow(drawn, meta, after, until).await;
+        // Whoever fenced the store while the line was being drawn did not see it.
+        let made = match self.parts.fenced() {
+            Some(error) => Err(error.clone()),
+            None => self.follow(drawn, meta, after, until).await,
+        };
         if let Err(error) = &made
             && !matches!(error, Error::CheckpointUnknown { .. })
         {
@@ -301,10 +306,16 @@ impl Checkpointer {
             stranded: self.stands.now().stranded,
             meta,
         };
-        let body = Object::Manifest.seal(&manifest).into();
+        let body: bytes::Bytes = Object::Manifest.seal(&manifest).into();
         let key = manifest::key(number, epoch);
         let sent = async {
-            self.requests.put(&key, &body, until).await?;
+            if is(Mutant::HeadBeforeManifest) {
+                let (on, key, body) = (Arc::clone(self), key.clone(), body.clone());
+                let put = async move { drop(on.requests.put(&key, &body, until).await) };
+                parts.spawn(put);
+            } else {
+                self.requests.put(&key, &body, until).await?;
+            }
             for receipt in after {
                 let left = until.saturating_duration_since(Instant::now());
                 receipt.uploaded().within(left).await?;

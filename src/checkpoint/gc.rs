@@ -25,6 +25,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::part::epoch::Epochs;
 use crate::part::file::PartFile;
 use crate::part::header::Address;
@@ -226,9 +227,13 @@ impl Checkpointer {
         let live = parts.images_named().await?;
         let mut walked = Walked::default();
         for (_, _, address) in &live {
+            if is(Mutant::GcForgetsHeaders) {
+                walked.aliases.insert(address.epoch);
+                continue;
+            }
             walked.name(&parts.epochs, address);
         }
-        if let Some(line) = parts.line.kept() {
+        if let Some(line) = parts.line.kept().filter(|_| !is(Mutant::GcForgetsLine)) {
             for address in line.known().into_values().flatten() {
                 walked.name(&parts.epochs, &address);
             }
@@ -237,7 +242,7 @@ impl Checkpointer {
         let head = last.map_or(head, |found| found.head);
         // After the last look at `head`, which some commit may have changed since the first.
         let pins = pinned(&self.requests, now, until, &mut report).await?;
-        if self.is_fencing() && !self.holds(&head) {
+        if self.is_fencing() && !self.holds(&head) && !is(Mutant::OwnerNotChecked) {
             return Err(Error::HeadChanged);
         }
         let mut keep: BTreeSet<(u64, u64)> = BTreeSet::new();
@@ -247,6 +252,9 @@ impl Checkpointer {
         for listed in head.checkpoints.iter().rev() {
             keep.insert((listed.number, listed.epoch));
             let is_latest = latest.is_none();
+            if is(Mutant::GcForgetsOlder) && !is_latest {
+                continue;
+            }
             let manifest = walked
                 .walk(&self.requests, listed, until, |epoch, what, address| {
                     if is_latest {
@@ -256,7 +264,7 @@ impl Checkpointer {
                 .await?;
             latest.get_or_insert(manifest);
         }
-        for listed in &pins {
+        for listed in pins.iter().filter(|_| !is(Mutant::GcForgetsPins)) {
             if keep.insert((listed.number, listed.epoch)) {
                 match walked
                     .walk(&self.requests, listed, until, |_, _, _| ())

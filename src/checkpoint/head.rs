@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::Result;
+use crate::mutant::{Mutant, is};
 use crate::remote::{Class, ETag, Effect, RemoteError, WriteCondition};
 
 use super::frame::Object;
@@ -120,7 +121,7 @@ impl Change {
     /// From what was found. Not `fenced`: without a condition.
     pub(crate) fn new(head: Head, found: Option<&Found>, fenced: bool) -> Self {
         let condition = match found {
-            _ if !fenced => None,
+            _ if !fenced || is(Mutant::CommitUnconditional) => None,
             None => Some(WriteCondition::IfAbsent),
             Some(found) => Some(WriteCondition::IfMatch(found.etag.clone())),
         };

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::part::epoch::parse_pack_key;
 
 use super::gc::GcReport;
@@ -63,7 +64,9 @@ impl Sweep<'_> {
         }
         match (self.ours, self.mark) {
             (Some((epoch, _)), _) if object.0 > epoch => return Fate::Higher,
-            (Some(lowest), _) if object >= lowest => return Fate::Spare,
+            (Some(lowest), _) if object >= lowest && !is(Mutant::GcForgetsInFlight) => {
+                return Fate::Spare;
+            }
             (None, Some(mark)) if object < mark => {}
             (None, _) => return Fate::Spare,
             _ => {}

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::part::Parts;
 use crate::part::aside::Aside;
 use crate::part::epoch::Issued;
@@ -81,6 +82,11 @@ impl Writer {
             self.parts.queue().submit_image(image);
             waits.push(hears);
             issued.push(sequence);
+        }
+        if is(Mutant::HeadBeforePacks) {
+            let rest = futures::future::join_all(waits);
+            self.parts.spawn(async { drop(rest.await) });
+            return Ok(issued);
         }
         for hears in waits {
             match hears.await {

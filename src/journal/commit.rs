@@ -25,6 +25,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use rand::RngExt;
 
+use crate::mutant::{Mutant, is};
+
 use super::error::{JournalFailure, is_space};
 use super::frame::{self, Header, KIND_START, Mark, START_BYTES, SegmentEnd, Start, What};
 use super::fs::FsFile;
@@ -344,10 +346,12 @@ impl Core {
         let Some(active) = &self.active else {
             return Ok(());
         };
-        active
-            .file
-            .sync_data()
-            .map_err(|error| self.fault("fdatasync of", shared, error))?;
+        if !is(Mutant::DurableBeforeFdatasync) {
+            active
+                .file
+                .sync_data()
+                .map_err(|error| self.fault("fdatasync of", shared, error))?;
+        }
         shared.groups.fetch_add(1, Ordering::Relaxed);
         self.mark = Mark {
             segment: active.number,

@@ -12,6 +12,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::mutant::{Mutant, is};
+
 use super::Parts;
 use super::epoch::Issued;
 use super::file::{Captures, PartFile};
@@ -98,6 +100,11 @@ impl Parts {
         let start = file.start_of(index);
         let len = file.len_of(index) as usize;
         let copied = pack.push(len, |into| file.read_here(into, start));
+        if is(Mutant::HeadBeforeImages)
+            && let (Some(line), Ok(address)) = (&line, &copied)
+        {
+            line.arrived(key, number, *address);
+        }
         match copied {
             Ok(address) => Ok(Some(Captured {
                 file: Arc::clone(file),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::mutant::{Mutant, is};
 use crate::sync::Mutex;
 
 use super::Parts;
@@ -263,7 +264,9 @@ impl Parts {
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.resident.remove(key);
             }
-            file.moved();
+            if !is(Mutant::EvictedInSilence) {
+                file.moved();
+            }
         }
         all
     }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mutant::{Mutant, is};
 use crate::remote::RemoteError;
 use crate::sync::Mutex;
 
@@ -378,7 +379,10 @@ impl Parts {
         // What a checkpoint waits for has room that nothing else has.
         let owed = |now: &Now| self.line.needs(now.file.key(now.index));
         let by = parts.iter().any(owed).then(|| Arc::clone(&self.ours));
-        let room = self.images.take(bytes, by.as_ref(), blocked).await;
+        let room = match is(Mutant::ImageRoomNotWaitedFor) {
+            true => Ok(self.images.force(bytes)),
+            false => self.images.take(bytes, by.as_ref(), blocked).await,
+        };
         self.flusher.blocked.store(false, Ordering::Release);
         let Ok(mut room) = room else { return };
         let Ok(issued) = self.epochs.issue() else {

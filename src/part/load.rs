@@ -17,6 +17,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::queue::load::{Load, LoadSink, Loaded};
 use crate::watched::Watched;
 
@@ -229,9 +230,11 @@ impl PartLoad {
         if let Err(error) = &result {
             tracing::debug!(part = %file.part(self.index), %error, "a load failed");
         }
-        self.cell.change(|cell| {
-            cell.get_or_insert(result);
-        });
+        if !(result.is_err() && is(Mutant::FailedLoadTellsNobody)) {
+            self.cell.change(|cell| {
+                cell.get_or_insert(result);
+            });
+        }
         file.moved();
         parts.evictor.notify_one();
     }
@@ -328,6 +331,9 @@ impl Parts {
     ) -> Result<Option<Taken>> {
         let each = parts.iter().map(|(file, _)| u64::from(file.part_bytes));
         let bytes = each.sum();
+        if is(Mutant::CacheRoomNotWaitedFor) {
+            return Ok(Some(self.cache.force(bytes)));
+        }
         if let Some(room) = self.cache.try_take(bytes, locker) {
             return Ok(Some(room));
         }
@@ -381,7 +387,9 @@ impl Parts {
         tokio::select! {
             biased;
             told = joined.0.cell.until(Clone::clone) => told,
-            error = self.locks.refused(locker.map(|l| &**l)) => Err(error),
+            error = self.locks.refused(locker.map(|l| &**l)), if !is(Mutant::FailedLoadTellsNobody) => {
+                Err(error)
+            }
         }
     }
 

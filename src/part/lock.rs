@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, is};
 use crate::phase::Phase;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::time::millis;
@@ -120,6 +121,7 @@ impl Locks {
             (locker.role, locker.through_hold)
         });
         let phase = match gate {
+            HOLDERS_ONLY | READ_ONLY if is(Mutant::QuiescingStopsCheckpointer) => Phase::Quiescing,
             HOLDERS_ONLY if holds || role == Role::Checkpointer => return Ok(()),
             HOLDERS_ONLY => Phase::Quiescing,
             READ_ONLY if role == Role::Checkpointer && !writes => return Ok(()),

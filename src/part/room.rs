@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Limit, Result};
+use crate::mutant::{Mutant, is};
 use crate::watched::Watched;
 
 use super::locker::{LockerState, Role};
@@ -86,8 +87,8 @@ impl Drop for Taken {
 
 fn class_of(locker: Option<&Arc<LockerState>>) -> Class {
     match locker.map(|locker| locker.role) {
-        Some(Role::Checkpointer) => Class::Checkpointer,
-        Some(Role::Foreground) | None => Class::Foreground,
+        Some(Role::Checkpointer) if !is(Mutant::CheckpointerStandsInLine) => Class::Checkpointer,
+        Some(_) | None => Class::Foreground,
     }
 }
 
@@ -108,6 +109,7 @@ impl Room {
     fn most(&self, class: Class) -> u64 {
         match class {
             Class::Checkpointer => self.limit.saturating_add(self.reserve),
+            Class::Foreground if is(Mutant::ReserveLent) => self.limit.saturating_add(self.reserve),
             Class::Foreground => self.limit,
         }
     }
@@ -213,6 +215,9 @@ impl Room {
 
     /// Nobody is given room any more, and who waits is told so.
     pub(crate) fn shut(&self, error: &Error) {
+        if is(Mutant::ShutForgetsWaiters) {
+            return;
+        }
         self.state.change(|state| {
             state.shut.get_or_insert_with(|| error.clone());
         });
@@ -220,6 +225,9 @@ impl Room {
 
     /// Refuses those who wait and are picked.
     pub(crate) fn refuse(&self, which: impl Fn(&Wait) -> bool, error: &Error) {
+        if is(Mutant::ShutForgetsWaiters) {
+            return;
+        }
         self.state.change(|state| {
             for wait in state.waiting.values_mut() {
                 if wait.refused.is_none() && which(wait) {
@@ -279,6 +287,9 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        if is(Mutant::PlaceKept) {
+            return;
+        }
         // Who comes after may have been waiting for this one only.
         self.room
             .state

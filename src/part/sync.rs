@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::journal::Append;
+use crate::mutant::{Mutant, is};
 
 use super::Parts;
 use super::file::PartFile;
@@ -53,7 +54,9 @@ impl Parts {
             }
         }
         let location = self.log_length(file)?;
-        self.journal.wait_durable(location).await?;
+        if !is(Mutant::SyncBeforeJournal) {
+            self.journal.wait_durable(location).await?;
+        }
         self.snapshot_if_due(file);
         Ok(())
     }
@@ -98,7 +101,10 @@ impl Parts {
                 .map(|(index, intent)| (*index, intent.location))
                 .collect()
         };
-        let synced = self.fsync(file);
+        let synced = match is(Mutant::SyncWithoutFsync) {
+            true => Ok(()),
+            false => self.fsync(file),
+        };
         file.unsynced.lock().syncing -= 1;
         synced.map(|()| covered)
     }

@@ -27,6 +27,7 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::mutant::{Mutant, is};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::time::millis;
 
@@ -312,7 +313,9 @@ impl WaitTable {
             next.waker
         };
         self.waiting.0.fetch_sub(1, Ordering::Relaxed);
-        if let Some(waker) = waker {
+        if let Some(waker) = waker
+            && !is(Mutant::LockHandedOnInSilence)
+        {
             waker.wake();
         }
         true
@@ -338,7 +341,7 @@ impl WaitTable {
             line.hand_on(word, |next| {
                 granted += 1;
                 tell(told, next.ticket, Told::Granted);
-                wakers.extend(next.waker);
+                wakers.extend(next.waker.filter(|_| !is(Mutant::LockHandedOnInSilence)));
             });
         }
         shard.look_again(key, word);
@@ -415,6 +418,7 @@ impl WaitTable {
             match shard.hear(ticket) {
                 Some(Told::Granted) => unlocked = Some(word.set(|word| word.unlock(want))),
                 Some(Told::Refused(_)) => return,
+                None if is(Mutant::PlaceInLineKept) => (),
                 None => {
                     let line = shard.lines.get_mut(&key);
                     let gone = line.map_or(0, |line| line.take(|w| w.ticket == ticket).len());

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
+use crate::mutant::{Mutant, is};
 use crate::phase::Phase;
 use crate::sync::Mutex;
 
@@ -396,7 +397,7 @@ impl State {
 
     fn fits(&self, pool: Pool, need: Need) -> bool {
         let line = &self.lines[pool as usize];
-        line.used.plus(need).over(line.max).is_none()
+        is(Mutant::AdmissionNotWaitedFor) || line.used.plus(need).over(line.max).is_none()
     }
 
     /// Gives room to those who wait, in order, as far as it goes; returns whom to wake. Those who
@@ -419,7 +420,9 @@ impl State {
                     .collect()
             };
             for ticket in tickets {
-                if let Some(waiter) = self.lines[pool as usize].waiters.remove(&ticket) {
+                if let Some(waiter) = self.lines[pool as usize].waiters.remove(&ticket)
+                    && !is(Mutant::DoorClosesInSilence)
+                {
                     wake.push(waiter.waker);
                 }
             }
@@ -522,6 +525,9 @@ impl Future for Acquire {
 
 impl Drop for Acquire {
     fn drop(&mut self) {
+        if is(Mutant::PlaceInQueueKept) {
+            return;
+        }
         let Some(ticket) = self.ticket else { return };
         let removed = {
             let mut state = self.admission.state.lock();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::mutant::{Mutant, is};
 use crate::op::Op;
 use crate::remote::ObjectInfo;
 use crate::runtime::Driver;
@@ -72,12 +73,16 @@ impl Cell {
     }
 
     pub(crate) fn set_durable(&self) {
-        self.state.change(|state| state.durable = true);
+        let durable = |state: &mut State| state.durable = true;
+        match is(Mutant::DurableWakesNobody) {
+            true => self.state.edit(durable),
+            false => self.state.change(durable),
+        }
     }
 
     /// Tells the end. Returns false, and changes nothing, where it had been told before.
     pub(crate) fn settle(&self, settlement: Settlement) -> bool {
-        self.state.change(|state| {
+        let settle = |state: &mut State| {
             let first = state.settlement.is_none();
             debug_assert!(
                 first,
@@ -88,7 +93,11 @@ impl Cell {
                 state.settlement = Some(settlement);
             }
             first
-        })
+        };
+        match is(Mutant::EndWakesNobody) {
+            true => self.state.edit(settle),
+            false => self.state.change(settle),
+        }
     }
 
     /// Waits for the end.

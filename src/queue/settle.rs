@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::journal::{Append, CommitSink, JournalFailure, Location};
+use crate::mutant::{Mutant, is};
 use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
@@ -228,7 +229,7 @@ impl Queue {
         let mut state = self.lock();
         if load.is_kept() {
             state.loads.retry(load, until);
-        } else {
+        } else if !is(Mutant::LoadKept) {
             state.loads.ended();
         }
         drop(state);
@@ -278,7 +279,9 @@ impl Queue {
             let calls = std::mem::take(&mut state.calls);
             (told, state.loads.drain(), state.images.drain(), calls, rest)
         };
-        tell(told);
+        if !is(Mutant::RestNotTold) {
+            tell(told);
+        }
         drop(calls);
         for load in loads {
             load.end(Err(RemoteError::lost("GetObject").with_message("shut down")));

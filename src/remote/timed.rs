@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use crate::mutant::{Mutant, is};
+
 use super::deadline::{attempt_deadline, within};
 use super::{
     BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
@@ -34,7 +36,10 @@ impl Timed {
         bytes: u64,
         request: RemoteFuture<'a, T>,
     ) -> RemoteFuture<'a, T> {
-        let deadline = attempt_deadline(bytes, self.min_rate, self.floor);
+        let deadline = match is(Mutant::RequestNeverEnds) {
+            true => Duration::MAX,
+            false => attempt_deadline(bytes, self.min_rate, self.floor),
+        };
         within(operation, deadline, request).boxed()
     }
 }

@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::mutant::{Mutant, is};
 use crate::panics::text_of;
 use crate::watched::Watched;
 
@@ -374,7 +375,7 @@ async fn walk_until<T>(
             biased;
             result = &mut work => return Some(result),
             () = shutdown.hurry.cancelled(), if hurries => return None,
-            () = tokio::time::sleep_until(until) => return None,
+            () = tokio::time::sleep_until(until), if !is(Mutant::PhaseNeverEnds) => return None,
             () = moved => (),
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::mutant::{Mutant, is};
 use crate::queue::image::Image;
 use crate::queue::load::{Load, Loaded};
 use crate::queue::receipt::Settlement;
@@ -97,7 +98,10 @@ impl Shared {
         request: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         Totals::add(&self.queue.totals.requests, 1);
-        let deadline = self.deadline(bytes);
+        let deadline = match is(Mutant::AttemptNeverEnds) {
+            true => Duration::MAX,
+            false => self.deadline(bytes),
+        };
         let given_up = |mut error: RemoteError| {
             if !writes {
                 error.effect = Effect::NotApplied;

@@ -3,7 +3,8 @@
 //! Owns: what is wrong with the world just now, and so which errors may be; how long an operation
 //! may take. Does not own: making things go wrong ([`crate::sim::weather`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,9 +106,42 @@ pub struct State {
     pub weather_is_over: Cell<bool>,
     /// Uploads or admission are paused now and then.
     pub pauses: Cell<bool>,
+    /// Some of those who write do so in the role of checkpoint code.
+    pub has_checkpointers: Cell<bool>,
+    /// Somebody was told that something is durable.
+    pub told: tokio::sync::Notify,
+    waits: RefCell<BTreeMap<u64, Wait>>,
+    waited: Cell<u64>,
+}
+
+/// An operation that is waited for.
+#[derive(Debug)]
+struct Wait {
+    what: String,
+    since: Instant,
+}
+
+/// On the list of those while it is there.
+#[derive(Debug)]
+pub struct Waits {
+    world: Rc<State>,
+    number: u64,
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.world.waits.borrow_mut().remove(&self.number);
+    }
 }
 
 impl State {
+    /// In a life after one whose disk failed, or not.
+    pub fn after(disk_was_bad: bool) -> Self {
+        let state = Self::default();
+        state.disk_was_bad.set(disk_was_bad);
+        state
+    }
+
     pub fn storm(&self) {
         self.s3_is_bad.set(true);
     }
@@ -115,6 +149,30 @@ impl State {
     pub fn mend(&self) {
         self.s3_is_bad.set(false);
         self.s3_mended.set(Some(Instant::now()));
+    }
+
+    /// Somebody waits, until what is returned goes.
+    #[must_use]
+    pub fn waits(self: &Rc<Self>, what: &str) -> Waits {
+        let number = self.waited.get() + 1;
+        self.waited.set(number);
+        let wait = Wait {
+            what: what.to_owned(),
+            since: Instant::now(),
+        };
+        self.waits.borrow_mut().insert(number, wait);
+        let world = Rc::clone(self);
+        Waits { world, number }
+    }
+
+    /// Who has waited for that long, and for how long.
+    pub fn waiting_for(&self, long: Duration) -> Vec<String> {
+        let waits = self.waits.borrow();
+        let waits = waits.values().map(|wait| (wait, wait.since.elapsed()));
+        waits
+            .filter(|(_, since)| *since >= long)
+            .map(|(wait, since)| format!("{} for {since:?}", wait.what))
+            .collect()
     }
 
     /// Whether somebody may still feel that S3 was not well.
@@ -157,7 +215,10 @@ impl State {
             | Error::JournalFailed(_)
             | Error::Directory { .. }
             | Error::DiskFull { .. } => self.disk_is_bad.get(),
-            Error::NotUploaded { .. } => self.disk_is_bad.get() || self.disk_was_bad.get(),
+            // It is not known of everything whether it is on the disk, where there was no time.
+            Error::NotUploaded { .. } => {
+                self.disk_is_bad.get() || self.disk_was_bad.get() || self.is_ending.get()
+            }
             Error::ShuttingDown { .. } => self.is_ending.get(),
             _ => false,
         }
@@ -173,7 +234,9 @@ impl Env {
     /// deadline, are failures.
     pub async fn run<T: Send>(&self, what: &str, how: How, op: Operation<'_, T>) -> Out<T> {
         let began = Instant::now();
+        let waits = self.world.waits(what);
         let out = how::run(how, op).await;
+        drop(waits);
         let took = began.elapsed();
         if let How::Within(limit) = how {
             assert!(

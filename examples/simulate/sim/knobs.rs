@@ -19,6 +19,9 @@ pub struct Knobs {
     pub lookers: u64,
     /// S3 does not look at conditions, and the store was told so.
     pub ignores_conditions: bool,
+    /// Lockers that read in the role of checkpoint code.
+    pub checkpoint_code: u64,
+    pub slow_readers: u64,
     /// The longest call on the disk.
     pub disk: Duration,
     /// The disk fails calls now and then.
@@ -90,6 +93,8 @@ impl Knobs {
             disk_fails: rng.random_bool(0.2),
             lives: rng.random_range(1..=4),
             life: ms(one_of(rng, [500, 5000, 20_000, 40_000])),
+            checkpoint_code: rng.random_range(0..=1),
+            slow_readers: rng.random_range(0..=1),
         }
     }
 }

@@ -33,11 +33,16 @@ use super::skies::{self, Climate};
 use super::trace::Trace;
 use super::versions::{self, Checkpoints};
 use super::watch;
+use super::woken::Woken;
 
 /// Nothing takes this long: who still waits then waits for ever.
 pub const FOR_EVER: Duration = Duration::from_secs(2 * 24 * 3600);
 /// What a shutdown may take beyond its deadline: the time to notice, and a slow disk.
 pub const GRACE: Duration = Duration::from_secs(3);
+/// For so long something is waited for that is worth dying at.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// So long after the end nobody waits any more who did so before.
+const AFTER_THE_END: Duration = Duration::from_secs(2);
 /// In this time all goes up, where nothing is wrong.
 pub const ENOUGH: Duration = Duration::from_secs(120);
 
@@ -74,7 +79,7 @@ pub struct World {
     pub tally: Tally,
 }
 
-type Actors = Vec<LocalBoxFuture<'static, ()>>;
+type Actors = Vec<Woken>;
 
 impl World {
     pub fn new(seed: u64, trace: &Arc<Trace>) -> Self {
@@ -151,10 +156,7 @@ impl World {
             store,
             book: book.clone(),
             trace: Arc::clone(&self.trace),
-            world: Rc::new(State {
-                disk_was_bad: Cell::new(self.disk_was_bad),
-                ..State::default()
-            }),
+            world: Rc::new(State::after(self.disk_was_bad)),
         }
     }
 
@@ -198,7 +200,7 @@ impl World {
     }
 
     fn actors(&mut self, env: &Env, receipts: &Arc<Mutex<Vec<Receipt>>>) -> Actors {
-        let mut all: Actors = Vec::new();
+        let mut all: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
         let of = self.knobs.actors;
         for number in 0..of {
             all.push(Box::pin(
@@ -215,6 +217,14 @@ impl World {
         for _ in 0..self.knobs.lookers {
             all.push(Box::pin(pages::look_around(env.clone(), self.rng.random())));
         }
+        for _ in 0..self.knobs.checkpoint_code {
+            let code = pages::checkpoint_code(env.clone(), self.rng.random());
+            all.push(Box::pin(code));
+        }
+        for _ in 0..self.knobs.slow_readers {
+            let (remote, seed) = (self.remote.clone(), self.rng.random());
+            all.push(Box::pin(versions::read_slowly(env.clone(), remote, seed)));
+        }
         let checked = &self.checked;
         let checkpoints = Checkpoints::new(env, &self.remote, checked, self.rng.random());
         all.push(Box::pin(checkpoints.act()));
@@ -230,6 +240,7 @@ impl World {
             self.knobs.config.clone(),
             Arc::clone(&self.objects),
             self.remote.clone(),
+            self.knobs.checkpoint_code > 0,
         )));
         if self.knobs.disk_fails && self.rng.random_bool(0.5) {
             let (env, fs) = (env.clone(), self.fs.clone());
@@ -242,7 +253,7 @@ impl World {
                 std::future::pending().await
             }));
         }
-        all
+        all.into_iter().map(Woken::new).collect()
     }
 
     /// One life, and how it ends.
@@ -272,7 +283,17 @@ impl World {
             let end = world.choose_end();
             {
                 let all = join_all(actors.iter_mut());
-                let _ended = tokio::time::timeout(long, all).await;
+                let mut all = Box::pin(all);
+                let _ended = tokio::time::timeout(long, &mut all).await;
+                if world.rng.random_bool(0.5) && matches!(end, End::Kill | End::PowerCut) {
+                    // In the moment in which somebody is told that it is durable.
+                    tokio::select! {
+                        biased;
+                        () = env.world.told.notified() => (),
+                        () = tokio::time::sleep(LAST_WORDS) => (),
+                        _ = &mut all => (),
+                    }
+                }
             }
             world.trace.say(|| format!("ends: {end:?}"));
             match end {
@@ -416,6 +437,8 @@ impl World {
             took <= within + GRACE,
             "{took:?} of {within:?}: {report:#?}"
         );
+        self.is_sealed = report.sealed;
+        self.nobody_waits(env, actors).await;
         let is_fine = waits && !hurries && !env.world.disk_is_bad.get();
         if is_fine {
             assert!(wrote.get(), "the engine's hold was not waited for");
@@ -434,6 +457,21 @@ impl World {
         assert_eq!(Some(number), report.checkpoint, "{report:#?}");
         let root = Reg::Unit(pages::ROOTS, 0);
         assert_eq!(shown.get(&root), Some(&env.book.last(root)), "{report:#?}");
+    }
+
+    /// Whoever waited when the store ended has been told.
+    async fn nobody_waits(&mut self, env: &Env, actors: &mut Actors) {
+        let began = Instant::now();
+        let all = join_all(actors.iter_mut());
+        let _ended = tokio::time::timeout(AFTER_THE_END, all).await;
+        let waiting = env.world.waiting_for(began.elapsed());
+        // A disk that does not answer keeps who waits for it.
+        let excused = env.world.disk_is_bad.get() && !self.is_sealed;
+        let now = env.store.snapshot();
+        assert!(
+            waiting.is_empty() || excused,
+            "after the end they wait for ever: {waiting:?}\n{now:#?}"
+        );
     }
 
     async fn check_report(&mut self, env: &Env, report: &ShutdownReport, nothing_is_wrong: bool) {
@@ -474,20 +512,38 @@ impl World {
                 () = &mut all => unreachable!("it goes on"),
             }
         };
-        let Some((fs, book, store)) = taken else {
+        let Some((number, fs, book, store)) = taken else {
             self.is_sealed = false;
             return;
         };
         let rival = self.env(store, &book);
         rival.world.has_rival.set(true);
-        // The old owner finds out by itself.
+        // The old owner finds out by itself, whether or not anybody does anything.
+        if self.rng.random_bool(0.5) {
+            actors.clear();
+        }
         let look = self.knobs.config.look_at_head * 2 + Duration::from_secs(30);
-        let all = join_all(actors.iter_mut());
+        let all = async {
+            join_all(actors.iter_mut()).await;
+            std::future::pending::<()>().await;
+        };
         let _ended = tokio::time::timeout(look, all).await;
         assert!(
             env.store.check_fenced().is_err(),
             "the old owner does not know\n{:#?}",
             env.store.checkpoint_snapshot()
+        );
+        // With S3 well, whoever waited before it knew has been told.
+        let waiting = env.world.waiting_for(look);
+        let waiting: Vec<_> = waiting
+            .into_iter()
+            // What was not sent goes up after the next open; a GET has its own time.
+            .filter(|what| !what.starts_with("settled") && !what.starts_with("get"))
+            .collect();
+        let now = env.store.snapshot();
+        assert!(
+            waiting.is_empty(),
+            "fenced, they wait for ever: {waiting:?}\n{now:#?}"
         );
         // Whatever it still does, nobody reads it.
         pages::audit(&rival, self.knobs.actors).await;
@@ -500,6 +556,8 @@ impl World {
         book.synced(since, |_| true);
         let chronicle = Arc::clone(&book.chronicle);
         versions::check_all(&self.remote, &chronicle).await;
+        let owner = lock(&book.model).owner();
+        versions::nobody_else_commits(&self.remote, &chronicle, number, owner).await;
         env.world.is_ending.set(true);
         actors.clear();
         self.fs.kill();
@@ -524,7 +582,7 @@ impl World {
     }
 
     /// Restores the latest checkpoint elsewhere, and claims the prefix.
-    async fn rival(&mut self) -> Option<(SimFs, Book, PartStore)> {
+    async fn rival(&mut self) -> Option<(u64, SimFs, Book, PartStore)> {
         for _ in 0..20 {
             let latest = versions::check(&self.remote, &self.book.chronicle, None).await;
             let Some((number, shown)) = latest else {
@@ -556,7 +614,7 @@ impl World {
                     self.trace
                         .say(|| format!("taken over at checkpoint {number}"));
                     self.tally.taken_over += 1;
-                    return Some((fs, book, store));
+                    return Some((number, fs, book, store));
                 }
                 // The owner has committed another meanwhile, or changed head.
                 Err(

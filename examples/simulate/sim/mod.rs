@@ -14,6 +14,7 @@
 //! | `model`, `watch` | what must be so |
 //! | `sweep`, `nth`, `script` | no chance: the same work, and each of its calls fails once |
 //! | `env` | which errors may be, and how long a wait |
+//! | `woken` | nobody is polled who was not woken |
 //! | `knobs`, `trace` | what a seed decides; what happened |
 
 mod env;
@@ -31,6 +32,7 @@ pub mod sweep;
 mod trace;
 mod versions;
 mod watch;
+mod woken;
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -178,6 +178,11 @@ impl Chronicle {
         }
     }
 
+    /// Whose line it is.
+    pub fn owner_of(&self, at: u64) -> Option<u64> {
+        self.lines.get(&at).map(|line| line.owner)
+    }
+
     /// All registers that a line knows of.
     pub fn regs_of(&self, at: u64) -> Vec<Reg> {
         let line = self.lines.get(&at).map(|line| &line.regs);

@@ -201,6 +201,9 @@ impl Producer {
     async fn durable(&mut self, receipt: &Receipt) -> bool {
         let how = self.how();
         let out = self.env.run("durable", how, receipt.durable()).await;
+        if out.is_done() {
+            self.env.world.told.notify_waiters();
+        }
         out.is_done()
     }
 
@@ -272,6 +275,7 @@ impl Producer {
                 assert!(self.env.world.is_ending.get(), "{key}: deferred");
                 lock(&self.objects).durable(key, at);
             }
+            Settlement::Undetermined(_) if self.env.world.is_ending.get() => (),
             Settlement::Undetermined(_) | Settlement::Refused(_) => {
                 assert!(self.env.world.disk_is_bad.get(), "{key}: {settlement:?}");
             }
@@ -309,7 +313,10 @@ impl Producer {
         let how = self.how();
         let queue = self.env.store.queue();
         let op = queue.submit(second.clone(), bytes, options);
-        let out = match super::how::run(how, op).await {
+        let waits = self.env.world.waits("submit after");
+        let out = super::how::run(how, op).await;
+        drop(waits);
+        let out = match out {
             // Refused for what it is after: the disk failed, or the end came.
             Out::Failed(Error::DependencyFailed { .. }) => return,
             out => out,
@@ -355,7 +362,9 @@ impl Producer {
     async fn get(&mut self) {
         let key = self.key();
         let how = self.how();
+        let waits = self.env.world.waits("get");
         let got = super::how::run(how, self.env.store.queue().get(key.clone(), None)).await;
+        drop(waits);
         match got {
             Out::Failed(Error::NotFound { .. }) | Out::Cancelled => (),
             Out::Failed(error) => self.env.check("get", how, &error),

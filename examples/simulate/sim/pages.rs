@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use s3_writeback::{Error, File, FileId, FileOptions, Locker, Mode, PartId, Role};
+use s3_writeback::{Error, File, FileId, FileOptions, Locker, Mode, PartId, Phase, Role};
 
 use super::env::Env;
 use super::how::{How, Out, polled};
@@ -86,6 +86,9 @@ impl Pages {
             0 => Role::Checkpointer,
             _ => Role::Foreground,
         };
+        if role == Role::Checkpointer {
+            env.world.has_checkpointers.set(true);
+        }
         let locker = env.store.locker(&format!("actor {number}"), role);
         Self {
             env: env.clone(),
@@ -304,6 +307,9 @@ impl Pages {
             }
             ("sync", out)
         };
+        if out.is_done() {
+            self.env.world.told.notify_waiters();
+        }
         self.env
             .say(|| format!("{number}: {what}, {how:?}: {}", out.text()));
     }
@@ -329,6 +335,7 @@ impl Pages {
         let index = u32::try_from(run.from / UNITS_OF_PART).expect("fits");
         let locker = self.locker.clone();
         let lock = file.lock(index, mode, &locker);
+        let waits = self.env.world.waits("lock");
         let out = match how {
             How::Full => Out::of(lock.await),
             How::Within(time) => Out::of(lock.within(time).await),
@@ -342,6 +349,7 @@ impl Pages {
                 ended.map_or(Out::Cancelled, Out::of)
             }
         };
+        drop(waits);
         let number = self.number;
         self.env
             .say(|| format!("{number}: lock {run:?} {mode:?}, {how:?}: {}", out.text()));
@@ -397,7 +405,10 @@ impl Pages {
             false => Mode::Exclusive,
         };
         let locked = self.env.store.lock_many(&ids, mode, &self.locker);
-        let set = match super::how::run(how, locked).await {
+        let waits = self.env.world.waits("lock many");
+        let locked = super::how::run(how, locked).await;
+        drop(waits);
+        let set = match locked {
             Out::Done(set) => set,
             // More at once than all of the room.
             Out::Failed(Error::TooLarge { .. }) | Out::Cancelled => return,
@@ -416,7 +427,9 @@ impl Pages {
             .map(|(run, bytes)| (part(run), at(run), &bytes[..]))
             .collect();
         let how = self.how();
+        let waits = self.env.world.waits("write together");
         let out = super::how::run(how, set.write(&pieces)).await;
+        drop(waits);
         self.ended(&act, &out);
         match &out {
             Out::Failed(Error::TooLarge { .. }) => (),
@@ -468,6 +481,7 @@ pub async fn look_around(env: Env, seed: u64) {
             continue;
         };
         let from = rng.random_range(0..=file.len());
+        let _waits = env.world.waits("a look around");
         let result = match rng.random_range(0..6) {
             0..=2 => {
                 let len = rng.random_range(0..buffer.len());
@@ -501,6 +515,63 @@ pub async fn look_around(env: Env, seed: u64) {
                 | Error::UnknownFile { .. },
             ) => (),
             Err(error) => env.check("a look around", How::Full, &error),
+        }
+    }
+}
+
+/// Reads in the role of checkpoint code, one part at a time, and never has to wait for S3 to take
+/// what others wrote, or for what they hold: up to `Draining`.
+pub async fn checkpoint_code(env: Env, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let locker = env.store.locker("checkpoint code", Role::Checkpointer);
+    let locker = locker.expect("a locker");
+    let mut buffer = vec![0; usize::try_from(PART).expect("fits")];
+    loop {
+        let ms = Duration::from_millis(rng.random_range(0..400));
+        tokio::time::sleep(ms).await;
+        let ids = env.store.files();
+        if ids.is_empty() {
+            continue;
+        }
+        let Ok(file) = env.store.file(ids[rng.random_range(0..ids.len())]) else {
+            continue;
+        };
+        let index = rng.random_range(0..PARTS);
+        let from = index * PART;
+        let len = file.len().saturating_sub(from).min(PART);
+        if len == 0 {
+            continue;
+        }
+        let waits = env.world.waits("checkpoint code");
+        let index = u32::try_from(index).expect("fits");
+        let result = async {
+            let guard = file.lock(index, Mode::Pin, &locker).await?;
+            let len = usize::try_from(len).expect("fits");
+            guard.read_at(&mut buffer[..len], 0).await
+        };
+        let result = result.await;
+        drop(waits);
+        match result {
+            // Others cut and drop.
+            Ok(())
+            | Err(
+                Error::PastEnd { .. }
+                | Error::OutOfRange { .. }
+                | Error::Deleted { .. }
+                | Error::UnknownFile { .. },
+            ) => (),
+            Err(Error::ShuttingDown { phase }) => {
+                assert!(
+                    phase > Phase::Draining,
+                    "checkpoint code is refused in {phase}"
+                );
+            }
+            Err(error @ (Error::CacheFull { .. } | Error::WouldDeadlock { .. }))
+                if !env.world.has_checkpointers.get() =>
+            {
+                panic!("checkpoint code has nothing and waits for one part: {error}");
+            }
+            Err(error) => env.check("checkpoint code", How::Full, &error),
         }
     }
 }

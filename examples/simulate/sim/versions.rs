@@ -63,6 +63,16 @@ pub async fn check(
     chronicle: &std::sync::Mutex<Chronicle>,
     number: Option<u64>,
 ) -> Option<(u64, BTreeMap<Reg, u64>)> {
+    check_slowly(remote, chronicle, number, Duration::ZERO).await
+}
+
+/// The same, `later` than it was opened: the pin keeps it.
+pub async fn check_slowly(
+    remote: &SimRemote,
+    chronicle: &std::sync::Mutex<Chronicle>,
+    number: Option<u64>,
+    later: Duration,
+) -> Option<(u64, BTreeMap<Reg, u64>)> {
     let there = prefix(remote)
         .read(number, 1 << 20, Duration::from_secs(600))
         .await;
@@ -73,6 +83,9 @@ pub async fn check(
         Err(error) => panic!("checkpoint {number:?} cannot be read: {error}"),
     };
     let (at, which) = (line_of(&there.checkpoint().meta), there.checkpoint().number);
+    if later > Duration::ZERO {
+        tokio::time::sleep(later).await;
+    }
     let mut shown = shown(&there).await;
     let found = shown.clone();
     // What is not there was dropped, or not made yet.
@@ -108,6 +121,46 @@ pub async fn check_all(remote: &SimRemote, chronicle: &std::sync::Mutex<Chronicl
         checked += u64::from(check(remote, chronicle, Some(one.number)).await.is_some());
     }
     checked
+}
+
+/// Nobody but `owner` has committed anything since this checkpoint.
+pub async fn nobody_else_commits(
+    remote: &SimRemote,
+    chronicle: &std::sync::Mutex<Chronicle>,
+    since: u64,
+    owner: u64,
+) {
+    let listed = prefix(remote).checkpoints().await.expect("are listed");
+    for one in listed.iter().filter(|one| one.number > since) {
+        let there = prefix(remote)
+            .read(Some(one.number), 1 << 20, Duration::from_secs(600))
+            .await;
+        let there = match there {
+            Ok(there) => there,
+            Err(Error::NoSuchCheckpoint { .. }) => continue,
+            Err(error) => panic!("checkpoint {} cannot be read: {error}", one.number),
+        };
+        let at = line_of(&there.checkpoint().meta);
+        there.close().await.expect("closes");
+        let whose = lock(chronicle).owner_of(at);
+        assert_eq!(
+            whose,
+            Some(owner),
+            "checkpoint {} is committed by who was fenced",
+            one.number
+        );
+    }
+}
+
+/// Reads what was the latest checkpoint a while ago, and has perhaps been retired since.
+pub async fn read_slowly(env: Env, remote: SimRemote, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    loop {
+        let ms = Duration::from_millis(rng.random_range(1..15_000));
+        check_slowly(&remote, &env.book.chronicle, None, ms).await;
+        let ms = Duration::from_millis(rng.random_range(0..5000));
+        tokio::time::sleep(ms).await;
+    }
 }
 
 pub struct Checkpoints {
@@ -163,7 +216,10 @@ impl Checkpoints {
     }
 
     async fn collect(&mut self) {
-        match self.env.store.gc().await {
+        let waits = self.env.world.waits("gc");
+        let collected = self.env.store.gc().await;
+        drop(waits);
+        match collected {
             Ok(report) => self.env.say(|| format!("gc: {} deleted", report.deleted)),
             Err(error) => {
                 self.env.check("gc", How::Full, &error);

@@ -13,10 +13,21 @@ const SEEN: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Limits hold, whatever S3 does; nothing goes back.
-pub async fn watch(env: Env, config: StoreConfig, objects: Arc<Mutex<Objects>>, remote: SimRemote) {
+pub async fn watch(
+    env: Env,
+    config: StoreConfig,
+    objects: Arc<Mutex<Objects>>,
+    remote: SimRemote,
+    has_checkpoint_code: bool,
+) {
     // What recovery found may be more than today's limits: it is never refused.
     let at_open = env.store.snapshot();
-    let most = |limit: u64, found: u64| limit.max(found) + config.checkpoint_cache_bytes;
+    // Nobody but checkpoint code has its reserve.
+    let reserve = match env.world.has_checkpointers.get() || has_checkpoint_code {
+        true => config.checkpoint_cache_bytes,
+        false => 0,
+    };
+    let most = |limit: u64, found: u64| limit.max(found) + reserve;
     let cache = most(config.cache_bytes, at_open.cache_bytes);
     let dirty = most(config.dirty_bytes, at_open.dirty_bytes);
     let images = config.image_bytes + config.pack_bytes.max(config.max_part_bytes());
