@@ -50,8 +50,6 @@ pub enum Mutant {
     SyncBeforeJournal,
     /// 6: sync does not sync the bytes.
     SyncWithoutFsync,
-    /// 6: a part is clean before its new entry is on record.
-    CleanBeforeRecord,
     /// 6: the journal tells records durable that it did not sync.
     DurableBeforeFdatasync,
     /// 7: a checkpoint is committed before its pages are in S3.
@@ -145,7 +143,6 @@ impl Mutant {
         Self::QuiescingStopsCheckpointer,
         Self::SyncBeforeJournal,
         Self::SyncWithoutFsync,
-        Self::CleanBeforeRecord,
         Self::DurableBeforeFdatasync,
         Self::HeadBeforePacks,
         Self::HeadBeforeManifest,

@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 use crate::error::Error;
-use crate::mutant::{Mutant, is};
 use crate::remote::RemoteError;
 use crate::sync::Mutex;
 
@@ -136,7 +135,6 @@ impl Parts {
         };
         let durable = match location {
             Ok(0) => Ok(()),
-            Ok(_) if is(Mutant::CleanBeforeRecord) => Ok(()),
             Ok(location) => self
                 .journal
                 .wait_durable(location)
