@@ -4,22 +4,28 @@ use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{Error, FileId, Mode, PartStore, Restore, Role};
+use s3_writeback::{Error, File, FileId, Mode, PartStore, Restore, Role};
 
 use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, paused, read, spawn, uploaded};
 use crate::{FILE, byte};
+
+/// A store that makes a checkpoint at shutdown, and a file with something in it.
+async fn with_a_last_line() -> (StoreRig, PartStore, File) {
+    let rig = StoreRig::owner_with(8, |config| {
+        config.checkpoint_at_shutdown = true;
+    });
+    let store = rig.open().await;
+    let file = store.create(FILE, PARTS_OF).await.expect("creates");
+    fill(&file, 0, 1).await;
+    (rig, store, file)
+}
 
 /// The engine's checkpoint thread writes its roots during shutdown, through a hold: they are in the
 /// last checkpoint. Without a hold they are refused.
 #[test]
 fn e18_what_is_written_through_a_hold_is_in_the_last_checkpoint() {
     paused(async {
-        let rig = StoreRig::owner_with(8, |config| {
-            config.checkpoint_at_shutdown = true;
-        });
-        let store = rig.open().await;
-        let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        fill(&file, 0, 1).await;
+        let (rig, store, file) = with_a_last_line().await;
         let hold = store.queue().hold("roots").expect("a hold");
         let through = store.locker_through(&hold, "roots").expect("a locker");
         let on = store.clone();
@@ -44,12 +50,7 @@ fn e18_what_is_written_through_a_hold_is_in_the_last_checkpoint() {
 #[test]
 fn e18_writing_ends_for_everyone_when_the_last_line_is_drawn() {
     paused(async {
-        let rig = StoreRig::owner_with(8, |config| {
-            config.checkpoint_at_shutdown = true;
-        });
-        let store = rig.open().await;
-        let file = store.create(FILE, PARTS_OF).await.expect("creates");
-        fill(&file, 0, 1).await;
+        let (rig, store, file) = with_a_last_line().await;
         fill(&file, 1, 1).await;
         let hold = store.queue().hold("late").expect("a hold");
         let through = store.locker_through(&hold, "late").expect("a locker");

@@ -7,7 +7,7 @@ use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{Error, File, FileId, FileOptions, Mode, PartId};
 
-use crate::how::{How, Out, polled, run};
+use crate::how::{self, How, Out, run};
 use crate::life::{FRAME, Held, Open, World};
 use crate::model::{FileModel, MAX_PARTS, SECTOR};
 
@@ -438,19 +438,7 @@ impl World {
         };
         let (file, by) = (open.files[&id].clone(), &open.lockers[locker]);
         let lock = file.lock(index as u32, mode, by);
-        let out = match how {
-            How::Full => Out::of(lock.await),
-            How::Within(time) => Out::of(lock.within(time).await),
-            How::Polls(times) => {
-                let ended = polled(lock.into_future(), times).await;
-                ended.map_or(Out::Cancelled, Out::of)
-            }
-            How::Cancel(time) => {
-                let ended = tokio::time::timeout(time, lock.into_future()).await;
-                ended.map_or(Out::Cancelled, Out::of)
-            }
-            How::Now => Out::of(lock.now()),
-        };
+        let out = how::lock(how, lock).await;
         self.say(format!(
             "lock file {id} part {index} {mode} by {locker} {how:?}: {}",
             out.text()

@@ -3,7 +3,7 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use s3_writeback::{Error, Operation};
+use s3_writeback::{Error, Guard, Lock, Operation};
 
 /// How an operation is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,5 +75,22 @@ pub async fn run<T: Send>(how: How, op: Operation<'_, T>) -> Out<T> {
             ended.map_or(Out::Cancelled, Out::of)
         }
         How::Now => Out::of(op.now()),
+    }
+}
+
+/// The same for a part lock.
+pub async fn lock<'a>(how: How, lock: Lock<'a>) -> Out<Guard<'a>> {
+    match how {
+        How::Full => Out::of(lock.await),
+        How::Within(time) => Out::of(lock.within(time).await),
+        How::Polls(times) => {
+            let ended = polled(lock.into_future(), times).await;
+            ended.map_or(Out::Cancelled, Out::of)
+        }
+        How::Cancel(time) => {
+            let ended = tokio::time::timeout(time, lock.into_future()).await;
+            ended.map_or(Out::Cancelled, Out::of)
+        }
+        How::Now => Out::of(lock.now()),
     }
 }

@@ -14,12 +14,11 @@ use s3_writeback::io::Io;
 use s3_writeback::testing::fs::SimFs;
 use s3_writeback::testing::remote::SimRemote;
 use s3_writeback::testing::weather::Weather;
-use s3_writeback::time::WallClock;
 use s3_writeback::{
-    CheckpointOptions, Error, Fencing, PartStore, PauseWhat, Receipt, Restore, Result, RunOn,
+    CheckpointOptions, Error, Fencing, PartStore, PauseWhat, Receipt, Restore, Result,
     ShutdownReport, StoreBuilder,
 };
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::Tally;
@@ -30,13 +29,12 @@ use super::model::{Crash, Model, Reg};
 use super::objects::{Objects, Producer};
 use super::pages::{self, Pages};
 use super::skies::{self, Climate};
+use super::stage::Stage;
 use super::trace::Trace;
 use super::versions::{self, Checkpoints};
 use super::watch;
 use super::woken::Woken;
 
-/// Nothing takes this long: who still waits then waits for ever.
-pub const FOR_EVER: Duration = Duration::from_secs(2 * 24 * 3600);
 /// What a shutdown may take beyond its deadline: the time to notice, and a slow disk.
 pub const GRACE: Duration = Duration::from_secs(3);
 /// For so long something is waited for that is worth dying at.
@@ -107,23 +105,18 @@ impl World {
         }
     }
 
+    fn stage(&self) -> Stage {
+        Stage {
+            remote: self.remote.clone(),
+            trace: Arc::clone(&self.trace),
+            now: self.now,
+        }
+    }
+
     /// Runs in a runtime of its own, which ends with what it returns.
     fn run<T>(&mut self, life: impl AsyncFnOnce(&mut Self) -> T) -> (Runtime, T) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        let (result, took) = runtime.block_on(async {
-            let born = Instant::now();
-            let clock = WallClock::starting_at(self.now);
-            let lifetime = self.knobs.config.queue.signature_lifetime;
-            self.remote.signed_by(clock, lifetime);
-            self.trace.life();
-            let ended = tokio::time::timeout(FOR_EVER, life(self)).await;
-            (ended.expect("nobody waits for ever"), born.elapsed())
-        });
-        self.trace.life_is_over();
+        let (stage, lifetime) = (self.stage(), self.knobs.config.queue.signature_lifetime);
+        let (runtime, result, took) = stage.run(lifetime, life(self));
         self.now += took;
         self.tally.simulated += took;
         (runtime, result)
@@ -140,15 +133,8 @@ impl World {
         self.opens += 1;
         let mut config = self.knobs.config.clone();
         config.queue.seed = Some(self.seed.wrapping_mul(1000) + self.opens);
-        let (told, asked) = (book.clone(), book.clone());
-        PartStore::builder(config, Arc::new(self.remote.clone()))
-            .run_on(RunOn::Handle(Handle::current()))
-            .file_system(Arc::new(fs.process()), self.io())
-            .wall_clock(WallClock::starting_at(self.now))
-            .checkpoint_meta(move || versions::meta_of(&asked))
-            .on_checkpoint(move |made| {
-                lock(&told.chronicle).told(versions::line_of(&made.meta));
-            })
+        let io = self.io();
+        self.stage().store(config, fs, io, book)
     }
 
     fn env(&self, store: PartStore, book: &Book) -> Env {

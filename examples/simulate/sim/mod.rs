@@ -15,7 +15,7 @@
 //! | `sweep`, `nth`, `script` | no chance: the same work, and each of its calls fails once |
 //! | `env` | which errors may be, and how long a wait |
 //! | `woken` | nobody is polled who was not woken |
-//! | `knobs`, `trace` | what a seed decides; what happened |
+//! | `knobs`, `trace`, `stage` | what a seed decides; what happened; where a life is lived |
 
 mod env;
 #[path = "../../../tests/support/how.rs"]
@@ -28,6 +28,7 @@ mod objects;
 mod pages;
 mod script;
 mod skies;
+mod stage;
 pub mod sweep;
 mod trace;
 mod versions;

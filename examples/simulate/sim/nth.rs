@@ -15,18 +15,18 @@ use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::fs::{self, SimFs};
 use s3_writeback::testing::remote::{self, SimRemote};
 use s3_writeback::testing::weather::{Outage, Weather};
-use s3_writeback::time::WallClock;
-use s3_writeback::{Error, PartStore, Receipt, Result, RunOn, StoreConfig};
-use tokio::runtime::{Handle, Runtime};
+use s3_writeback::{Error, PartStore, Receipt, Result, StoreConfig};
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::env::{Book, Env, State, lock};
-use super::life::{ENOUGH, FOR_EVER, GRACE, all_told};
+use super::life::{ENOUGH, GRACE, all_told};
 use super::model::Crash;
 use super::objects::Objects;
 use super::pages::{self, PART};
 use super::script::{self, Script};
+use super::stage::Stage;
 use super::sweep::{Case, What};
 use super::trace::Trace;
 use super::{versions, watch};
@@ -179,23 +179,18 @@ impl Nth {
         }
     }
 
+    fn stage(&self) -> Stage {
+        Stage {
+            remote: self.remote.clone(),
+            trace: Arc::clone(&self.trace),
+            now: self.now,
+        }
+    }
+
     /// Runs in a runtime of its own, which ends with what it returns.
     fn run<T>(&mut self, life: impl AsyncFnOnce(&mut Self) -> T) -> (Runtime, T) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        let (result, took) = runtime.block_on(async {
-            let born = Instant::now();
-            let clock = WallClock::starting_at(self.now);
-            let lifetime = self.config.queue.signature_lifetime;
-            self.remote.signed_by(clock, lifetime);
-            self.trace.life();
-            let ended = tokio::time::timeout(FOR_EVER, life(self)).await;
-            (ended.expect("nobody waits for ever"), born.elapsed())
-        });
-        self.trace.life_is_over();
+        let (stage, lifetime) = (self.stage(), self.config.queue.signature_lifetime);
+        let (runtime, result, took) = stage.run(lifetime, life(self));
         self.now += took;
         (runtime, result)
     }
@@ -204,15 +199,8 @@ impl Nth {
         self.opens += 1;
         let mut config = self.config.clone();
         config.queue.seed = Some(self.opens);
-        let (told, asked) = (self.book.clone(), self.book.clone());
-        PartStore::builder(config, Arc::new(self.remote.clone()))
-            .run_on(RunOn::Handle(Handle::current()))
-            .file_system(Arc::new(self.fs.process()), Io::inline())
-            .wall_clock(WallClock::starting_at(self.now))
-            .checkpoint_meta(move || versions::meta_of(&asked))
-            .on_checkpoint(move |made| {
-                lock(&told.chronicle).told(versions::line_of(&made.meta));
-            })
+        self.stage()
+            .store(config, &self.fs, Io::inline(), &self.book)
             .open()
             .within(ENOUGH)
             .await

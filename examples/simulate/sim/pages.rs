@@ -8,7 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use s3_writeback::{Error, File, FileId, FileOptions, Locker, Mode, PartId, Phase, Role};
 
 use super::env::Env;
-use super::how::{How, Out, polled};
+use super::how::{self, How, Out};
 use super::model::{Act, Reg, TORN, UNIT};
 
 /// The file that all actors write to, each to units of its own.
@@ -336,19 +336,7 @@ impl Pages {
         let locker = self.locker.clone();
         let lock = file.lock(index, mode, &locker);
         let waits = self.env.world.waits("lock");
-        let out = match how {
-            How::Full => Out::of(lock.await),
-            How::Within(time) => Out::of(lock.within(time).await),
-            How::Now => Out::of(lock.now()),
-            How::Polls(times) => {
-                let ended = polled(lock.into_future(), times).await;
-                ended.map_or(Out::Cancelled, Out::of)
-            }
-            How::Cancel(time) => {
-                let ended = tokio::time::timeout(time, lock.into_future()).await;
-                ended.map_or(Out::Cancelled, Out::of)
-            }
-        };
+        let out = how::lock(how, lock).await;
         drop(waits);
         let number = self.number;
         self.env
@@ -406,7 +394,7 @@ impl Pages {
         };
         let locked = self.env.store.lock_many(&ids, mode, &self.locker);
         let waits = self.env.world.waits("lock many");
-        let locked = super::how::run(how, locked).await;
+        let locked = how::run(how, locked).await;
         drop(waits);
         let set = match locked {
             Out::Done(set) => set,
@@ -428,7 +416,7 @@ impl Pages {
             .collect();
         let how = self.how();
         let waits = self.env.world.waits("write together");
-        let out = super::how::run(how, set.write(&pieces)).await;
+        let out = how::run(how, set.write(&pieces)).await;
         drop(waits);
         self.ended(&act, &out);
         match &out {
@@ -464,6 +452,26 @@ impl Pages {
     }
 }
 
+/// One of the files that there are.
+fn any_file(env: &Env, rng: &mut StdRng) -> Option<File> {
+    let ids = env.store.files();
+    if ids.is_empty() {
+        return None;
+    }
+    env.store.file(ids[rng.random_range(0..ids.len())]).ok()
+}
+
+/// Others cut and drop.
+fn is_cut(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::PastEnd { .. }
+            | Error::OutOfRange { .. }
+            | Error::Deleted { .. }
+            | Error::UnknownFile { .. }
+    )
+}
+
 /// Reads, locks, prefetches and syncs anywhere, and holds nothing for long.
 pub async fn look_around(env: Env, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -473,11 +481,7 @@ pub async fn look_around(env: Env, seed: u64) {
     loop {
         let ms = Duration::from_millis(rng.random_range(0..400));
         tokio::time::sleep(ms).await;
-        let ids = env.store.files();
-        if ids.is_empty() {
-            continue;
-        }
-        let Ok(file) = env.store.file(ids[rng.random_range(0..ids.len())]) else {
+        let Some(file) = any_file(&env, &mut rng) else {
             continue;
         };
         let from = rng.random_range(0..=file.len());
@@ -506,14 +510,8 @@ pub async fn look_around(env: Env, seed: u64) {
             }
         };
         match result {
-            // Others cut and drop.
-            Ok(())
-            | Err(
-                Error::PastEnd { .. }
-                | Error::OutOfRange { .. }
-                | Error::Deleted { .. }
-                | Error::UnknownFile { .. },
-            ) => (),
+            Ok(()) => (),
+            Err(error) if is_cut(&error) => (),
             Err(error) => env.check("a look around", How::Full, &error),
         }
     }
@@ -529,11 +527,7 @@ pub async fn checkpoint_code(env: Env, seed: u64) {
     loop {
         let ms = Duration::from_millis(rng.random_range(0..400));
         tokio::time::sleep(ms).await;
-        let ids = env.store.files();
-        if ids.is_empty() {
-            continue;
-        }
-        let Ok(file) = env.store.file(ids[rng.random_range(0..ids.len())]) else {
+        let Some(file) = any_file(&env, &mut rng) else {
             continue;
         };
         let index = rng.random_range(0..PARTS);
@@ -552,14 +546,8 @@ pub async fn checkpoint_code(env: Env, seed: u64) {
         let result = result.await;
         drop(waits);
         match result {
-            // Others cut and drop.
-            Ok(())
-            | Err(
-                Error::PastEnd { .. }
-                | Error::OutOfRange { .. }
-                | Error::Deleted { .. }
-                | Error::UnknownFile { .. },
-            ) => (),
+            Ok(()) => (),
+            Err(error) if is_cut(&error) => (),
             Err(Error::ShuttingDown { phase }) => {
                 assert!(
                     phase > Phase::Draining,
