@@ -42,6 +42,8 @@ pub enum Mutant {
     LoadKept,
     /// 5: foreground takes the room that is kept for checkpointers.
     ReserveLent,
+    /// 5: foreground may hold what a checkpointer brought here as it is.
+    ReserveHeld,
     /// 5: a checkpointer waits for room behind foreground.
     CheckpointerStandsInLine,
     /// 5: a checkpointer is let in no more when shutdown begins.
@@ -139,6 +141,7 @@ impl Mutant {
         Self::PlaceInLineKept,
         Self::LoadKept,
         Self::ReserveLent,
+        Self::ReserveHeld,
         Self::CheckpointerStandsInLine,
         Self::QuiescingStopsCheckpointer,
         Self::SyncBeforeJournal,

@@ -453,3 +453,50 @@ impl Checkpointer {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom_model), not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+
+    use crate::io::Io;
+    use crate::testing::fs::SimFs;
+    use crate::testing::remote::SimRemote;
+    use crate::{CheckpointOptions, FileId, FileOptions, PartStore, RunOn, StoreConfig};
+
+    use super::*;
+
+    /// Found by seed 1381 of the simulation: nobody gave that line up, and its images were never
+    /// sent.
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_drawn_behind_a_fence_is_given_up() {
+        let mut config = StoreConfig::new("/q");
+        config.queue.max_disk_bytes = 512 * 1024 * 1024;
+        let store = PartStore::builder(config, Arc::new(SimRemote::new()))
+            .run_on(RunOn::Handle(Handle::current()))
+            .file_system(Arc::new(SimFs::new()), Io::inline())
+            .open()
+            .await
+            .expect("opens");
+        let options = FileOptions { part_bytes: 4096 };
+        let file = store.create(FileId(1), options).await.expect("creates");
+        file.write_at(&[7; 4096], 0).await.expect("writes");
+        let parts = store.parts();
+        let fence = Error::Fenced {
+            ours: 1,
+            theirs: 2,
+            owner: "another".to_owned(),
+        };
+        let (fenced, by) = (Arc::clone(&parts), fence.clone());
+        // Between the last look at the fence and the line.
+        let options = CheckpointOptions::new().meta(move || {
+            fenced.fence(&by);
+            Vec::new()
+        });
+        let made = store.checkpoint(options).within(Duration::from_secs(1));
+        let error = made.await.expect_err("is given up");
+        assert!(matches!(error, Error::Fenced { .. }), "{error:?}");
+        assert!(parts.line.kept().is_none(), "it keeps nothing");
+    }
+}

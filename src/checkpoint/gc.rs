@@ -202,7 +202,12 @@ impl Checkpointer {
         if self.is_fencing() && self.epoch().is_none() {
             return Err(Error::Unclaimed);
         }
-        let swept = self.sweep(until).await;
+        let swept = tokio::select! {
+            biased;
+            swept = self.sweep(until) => swept,
+            // What it waits for may be a disk that is full.
+            error = parts.until_fenced() => Err(error),
+        };
         if matches!(swept, Err(Error::HeadChanged)) {
             self.look.notify_one();
         }

@@ -8,32 +8,41 @@
 //! 2. It goes in order: out of use, hole punched, not loaded, room given back.
 //! 3. Where nothing can go there is a reason, and whoever waits hears it: uploads are awaited;
 //!    reads and writes in progress are awaited; guards are not: who waits gets the names of those
-//!    who hold them, or the cycle.
+//!    who hold them, or the cycle. Nor are uploads of a store that uploads nothing any more, or a
+//!    disk that refuses to let anything go: who waits gets the cause.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::mutant::{Mutant, is};
 use crate::sync::Mutex;
 
 use super::Parts;
 use super::file::PartFile;
 use super::id::PartKey;
+use super::lent::Lent;
 use super::locker::Role;
-use super::room::Taken;
+use super::room::{Taken, Wait};
 use super::state::Status;
 
 /// Parts evicted on one trip to an I/O thread.
 const BATCH: usize = 16;
 /// Rounds of the hand after which everything has been found in use.
 const ROUNDS: usize = 5;
+/// A disk that has refused for so long to let anything go is not waited for any longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Parts that are here.
 #[derive(Debug, Default)]
-pub(crate) struct Resident(Mutex<Ring>);
+pub(crate) struct Resident {
+    ring: Mutex<Ring>,
+    /// Those that are in the checkpointer's reserve.
+    pub(super) lent: Lent,
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -57,12 +66,17 @@ impl Resident {
             index,
             frame,
         };
-        self.0.lock().parts.insert(file.key(index), here);
+        let key = file.key(index);
+        if here.frame.is_of_reserve() {
+            self.lent.add(key);
+        }
+        self.ring.lock().parts.insert(key, here);
     }
 
     pub(crate) fn remove(&self, key: PartKey) {
+        self.lent.remove(|lent| lent == key);
         let gone = {
-            let mut ring = self.0.lock();
+            let mut ring = self.ring.lock();
             (ring.parts.remove(&key), ring.leftover.remove(&key))
         };
         // Room is given back without the lock: it wakes who waits.
@@ -71,19 +85,20 @@ impl Resident {
 
     pub(crate) fn add_leftover(&self, file: &Arc<PartFile>, index: u32, frame: Taken) {
         let entry = (Arc::clone(file), frame);
-        self.0.lock().leftover.insert(file.key(index), entry);
+        self.ring.lock().leftover.insert(file.key(index), entry);
     }
 
     pub(crate) fn take_leftover(&self, key: PartKey) -> Option<Taken> {
-        let found = self.0.lock().leftover.remove(&key);
+        let found = self.ring.lock().leftover.remove(&key);
         found.map(|(_, frame)| frame)
     }
 
     /// All of a file, which is gone.
     pub(crate) fn remove_file(&self, file: u32) {
         let of = |key: &PartKey| key.file() == file;
+        self.lent.remove(|key| of(&key));
         let gone = {
-            let mut ring = self.0.lock();
+            let mut ring = self.ring.lock();
             let parts: Vec<_> = ring.parts.extract_if(.., |key, _| of(key)).collect();
             let left: Vec<_> = ring.leftover.extract_if(.., |key, _| of(key)).collect();
             (parts, left)
@@ -92,7 +107,7 @@ impl Resident {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.lock().parts.len()
+        self.ring.lock().parts.len()
     }
 }
 
@@ -110,8 +125,15 @@ impl Parts {
     /// Makes room whenever somebody waits for it.
     pub(crate) async fn run_evictor(self: Arc<Self>) {
         let mut gave_way: Option<Instant> = None;
+        let mut refusing: Option<Instant> = None;
         loop {
-            self.make_room(&mut gave_way).await;
+            match self.make_room(&mut gave_way).await {
+                Ok(()) => refusing = None,
+                Err(error) if refusing.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
+                    tracing::warn!(%error, "the disk lets nothing go");
+                }
+                Err(error) => self.cache.refuse(|_| true, &error),
+            }
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -127,11 +149,13 @@ impl Parts {
         self.evictor.notify_one();
     }
 
-    async fn make_room(self: &Arc<Self>, gave_way: &mut Option<Instant>) {
+    /// # Errors
+    /// The disk refused to let something go; it is asked again at the next beat.
+    async fn make_room(self: &Arc<Self>, gave_way: &mut Option<Instant>) -> Result<()> {
         loop {
             let Some(short) = self.cache.short_by() else {
                 self.locks.want_idle(false);
-                return;
+                return Ok(());
             };
             // Said before looking: who lets go from here on tells us.
             self.locks.want_idle(true);
@@ -147,19 +171,16 @@ impl Parts {
                     continue;
                 }
                 self.explain(gave_way);
-                return;
+                return Ok(());
             }
             let parts = Arc::clone(self);
             let gone = self.io.run(move || parts.evict_all(victims)).await;
-            if !matches!(gone, Ok(true)) {
-                // The disk refuses; it is asked again at the next beat.
-                return;
-            }
+            gone.map_err(|error| Error::Runtime(error.to_string()))??;
         }
     }
 
     fn a_leftover(&self) -> Option<(Arc<PartFile>, u32, Taken)> {
-        let (key, (file, frame)) = self.resident.0.lock().leftover.pop_first()?;
+        let (key, (file, frame)) = self.resident.ring.lock().leftover.pop_first()?;
         Some((file, key.index(), frame))
     }
 
@@ -177,7 +198,7 @@ impl Parts {
 
     /// Takes parts out of use, as many as make `bytes` of room, by the clock.
     fn victims(&self, bytes: u64) -> Vec<(Arc<PartFile>, u32)> {
-        let mut ring = self.resident.0.lock();
+        let mut ring = self.resident.ring.lock();
         let mut victims = Vec::new();
         let mut freed = 0;
         let mut looks = ring.parts.len() * ROUNDS;
@@ -232,9 +253,12 @@ impl Parts {
         !log.intents.contains_key(&index) && !log.ending.contains_key(&index)
     }
 
-    /// Punches them out and gives their room back; whether all of them went.
-    fn evict_all(&self, victims: Vec<(Arc<PartFile>, u32)>) -> bool {
-        let mut all = true;
+    /// Punches them out and gives their room back.
+    ///
+    /// # Errors
+    /// Why one of them stays.
+    fn evict_all(&self, victims: Vec<(Arc<PartFile>, u32)>) -> Result<()> {
+        let mut all = Ok(());
         for (file, index) in victims {
             let key = file.key(index);
             let word = &file.header.entry(index).word;
@@ -251,13 +275,13 @@ impl Parts {
                         true
                     }
                     Err(error) => {
-                        tracing::warn!(part = %file.part(index), %error, "is not evicted");
+                        tracing::debug!(part = %file.part(index), %error, "is not evicted");
                         word.make(|word| word.evict_undone());
+                        all = Err(self.disk_error(&file, &error));
                         false
                     }
                 }
             };
-            all &= gone;
             if gone {
                 self.totals
                     .evictions
@@ -274,7 +298,12 @@ impl Parts {
     /// Nothing can go: does what can be done about it.
     fn explain(&self, gave_way: &mut Option<Instant>) {
         let lockers = match self.stuck() {
-            Stuck::Uploads => return self.flusher.hurry(),
+            Stuck::Uploads => {
+                return match self.uploads_no_more() {
+                    Some(error) => self.cache.refuse(|_| true, &error),
+                    None => self.flusher.hurry(),
+                };
+            }
             Stuck::Busy => return self.give_up_prefetches(),
             Stuck::Held(lockers) => lockers,
         };
@@ -317,14 +346,31 @@ impl Parts {
                     max: self.cache.limit(),
                     pinned_by: names(&lockers),
                 };
-                self.cache.refuse(|_| true, &error);
+                // What they let go of then may be all that a checkpointer needs.
+                let is_foreground = |wait: &Wait| {
+                    let locker = wait.locker.as_ref();
+                    locker.is_none_or(|locker| locker.role == Role::Foreground)
+                };
+                let everybody = !waiting.iter().any(is_foreground);
+                self.cache
+                    .refuse(|wait| everybody || is_foreground(wait), &error);
+                if !waiting.iter().all(is_foreground) {
+                    *gave_way = Some(Instant::now());
+                }
             }
         }
     }
 
+    /// Why nothing that is dirty will ever be clean in this life.
+    fn uploads_no_more(&self) -> Option<Error> {
+        let failed = self.failed.get();
+        let failed = failed.map(|cause| Error::StoreFailed(cause.clone()));
+        failed.or_else(|| self.fenced().cloned())
+    }
+
     fn stuck(&self) -> Stuck {
         let here: Vec<(Arc<PartFile>, u32, u64)> = {
-            let ring = self.resident.0.lock();
+            let ring = self.resident.ring.lock();
             let here = ring.parts.values();
             here.map(|h| (Arc::clone(&h.file), h.index, h.frame.bytes()))
                 .collect()
@@ -366,7 +412,6 @@ impl Parts {
 #[cfg(all(test, not(loom_model), not(shuttle)))]
 mod tests {
     use std::sync::mpsc::sync_channel;
-    use std::time::Duration;
 
     use tokio::runtime::Handle;
 

@@ -12,7 +12,7 @@
 //! | `deadlock.rs`, `detector.rs` | who waits for whom; the search for a cycle: pure |
 //! | `id.rs`, `header.rs`, `file.rs` | what files and parts are |
 //! | `latch.rs` | one copy at a time |
-//! | `room.rs`, `evict.rs` | what may be here, and what goes |
+//! | `room.rs`, `lent.rs`, `evict.rs` | what may be here, and what goes |
 //! | `access.rs` | reading and writing |
 //! | `intent.rs`, `sync.rs` | what is true after a crash |
 //! | `load.rs` | the way in |
@@ -46,6 +46,7 @@ pub(crate) mod intent;
 mod interleavings;
 pub(crate) mod latch;
 pub(crate) mod length;
+pub(crate) mod lent;
 pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod lock;
@@ -138,6 +139,8 @@ pub(crate) struct Parts {
     failed: OnceLock<String>,
     /// Why nothing may be written any more, though the disk is well.
     fenced: OnceLock<Error>,
+    /// Changes when it is.
+    fencing: Watched<()>,
     /// What writes to local files by itself: loads and evictions. Sealing waits for it: what hangs
     /// in the disk must not come to it when the directory is somebody else's.
     local: TaskTracker,
@@ -238,6 +241,7 @@ impl Parts {
             dropped: Mutex::new(BTreeMap::new()),
             failed: OnceLock::new(),
             fenced: OnceLock::new(),
+            fencing: Watched::new(()),
             local: TaskTracker::new(),
             stop: CancellationToken::new(),
             checkpointing: AtomicU64::new(0),
@@ -424,11 +428,17 @@ impl Parts {
             line.give_up(error.clone());
         }
         self.flusher.moved();
+        self.fencing.change(|()| ());
     }
 
     /// Why it was, if it was.
     pub(crate) fn fenced(&self) -> Option<&Error> {
         self.fenced.get()
+    }
+
+    /// Waits until it is: why.
+    pub(crate) async fn until_fenced(&self) -> Error {
+        self.fencing.until(|()| self.fenced().cloned()).await
     }
 
     /// Closes the gate a step further: those who wait and are let in no more are told.

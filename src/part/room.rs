@@ -56,6 +56,8 @@ pub(crate) struct Wait {
 pub(crate) struct Taken {
     room: Arc<Room>,
     bytes: u64,
+    /// Some of it is of the reserve.
+    of_reserve: bool,
 }
 
 impl Taken {
@@ -66,11 +68,17 @@ impl Taken {
         Self {
             room: Arc::clone(&self.room),
             bytes,
+            of_reserve: self.of_reserve,
         }
     }
 
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Whether some of it was taken of the reserve.
+    pub(crate) const fn is_of_reserve(&self) -> bool {
+        self.of_reserve
     }
 }
 
@@ -118,13 +126,19 @@ impl Room {
         state.used.saturating_add(bytes) <= self.most(class)
     }
 
-    fn taken(self: &Arc<Self>, state: &mut State, bytes: u64) -> Taken {
+    fn taken(self: &Arc<Self>, state: &mut State, class: Class, bytes: u64) -> Taken {
         state.used += bytes;
         state.peak = state.peak.max(state.used);
         Taken {
             room: Arc::clone(self),
             bytes,
+            of_reserve: class == Class::Checkpointer && state.used > self.limit,
         }
+    }
+
+    /// Whether all that is in use would be there without the reserve.
+    pub(crate) fn is_within_limit(&self) -> bool {
+        self.state.read(|state| state.used <= self.limit)
     }
 
     /// Takes room if there is some now, and nobody waits for it.
@@ -138,13 +152,14 @@ impl Room {
         self.state.edit(|state| {
             let behind = state.waiting.keys().any(|(other, _)| *other <= class);
             (!behind && state.shut.is_none() && self.fits(state, class, bytes))
-                .then(|| self.taken(state, bytes))
+                .then(|| self.taken(state, class, bytes))
         })
     }
 
     /// Takes room for what is here already, whatever the limit.
     pub(crate) fn force(self: &Arc<Self>, bytes: u64) -> Taken {
-        self.state.edit(|state| self.taken(state, bytes))
+        self.state
+            .edit(|state| self.taken(state, Class::Foreground, bytes))
     }
 
     /// Whether anybody can have so much at once.
@@ -203,7 +218,9 @@ impl Room {
                         refused: Some(error),
                         ..
                     }) => Some(Err(error.clone())),
-                    Some(_) if self.fits(state, class, bytes) => Some(Ok(self.taken(state, bytes))),
+                    Some(_) if self.fits(state, class, bytes) => {
+                        Some(Ok(self.taken(state, class, bytes)))
+                    }
                     _ => None,
                 }
             });

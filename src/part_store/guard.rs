@@ -383,6 +383,12 @@ pub(super) async fn lock_many(
         let (file, room) = (&file.inner.file, room.as_mut());
         inner.present_in(file, part.index, by, room).await?;
     }
+    // Nobody waits for room with room in hand.
+    drop(room);
+    for (part, file) in parts.iter().zip(&files) {
+        let file = &file.inner.file;
+        inner.may_keep(file, part.index, &locker.state).await?;
+    }
     Ok(GuardSet {
         store: store.clone(),
         locker: locker.clone(),

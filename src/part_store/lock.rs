@@ -72,6 +72,7 @@ impl<'a> Lock<'a> {
         let tried = parts.locks.try_lock(word, key, self.mode, locker);
         let Ok((place, now)) = tried else { return None };
         let here = is_here(now)
+            && parts.may_hold(locker)
             && u64::from(self.index) < file.cutting_from()
             && file.check(self.index).is_ok();
         let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
@@ -88,6 +89,7 @@ impl<'a> Lock<'a> {
         let (parts, file) = (&self.file.inner.parts, &self.file.inner.file);
         let within = self.deadline.unwrap_or(parts.config.queue.op_deadline);
         let here = is_here(word.get())
+            && parts.may_hold(&self.locker.state)
             && u64::from(self.index) < file.cutting_from()
             && !file.is_dropped();
         // A checkpointer is counted while it waits: shutdown stops nothing that it needs before.
@@ -113,6 +115,7 @@ impl<'a> Lock<'a> {
         let place = parts.locks.granted(key, self.mode, &self.locker.state);
         let guard = Guard::new(self.file, self.locker, self.index, self.mode, word, place);
         let here = is_here(word.get())
+            && parts.may_hold(&self.locker.state)
             && u64::from(self.index) < file.cutting_from()
             && file.check(self.index).is_ok();
         here.then_some(guard)
@@ -242,6 +245,9 @@ impl OwnedGuard {
         let _counted = parts.checkpointing(Some(&locker.state));
         let held = Self::lock(file, locker, index, mode).await?;
         parts.present(&file.inner.file, index, by).await?;
+        parts
+            .may_keep(&file.inner.file, index, &locker.state)
+            .await?;
         Ok(held)
     }
 

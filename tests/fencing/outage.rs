@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use s3_writeback::remote::RemoteError;
+use s3_writeback::testing::fs::{Call as FsCall, ENOSPC, Fault as FsFault};
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{CheckpointOptions, Error, PartStore, Restore, StoreBuilder};
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::owners::{
     a_look_at_head, byte_of, founded, is_fenced, latest, objects, open_by, other, reborn,
     restored_elsewhere, the_file,
 };
-use crate::support::{StoreRig, checkpoint, fill, submit};
+use crate::support::{PART, StoreRig, checkpoint, fill, spawn, submit};
 use crate::wire::Wire;
 
 const LOOK: Duration = Duration::from_secs(10);
@@ -198,4 +199,32 @@ async fn e22_nothing_is_sent_before_the_prefix_is_claimed_though_s3_would_take_i
     tokio::time::sleep(LOOK).await;
     receipt.uploaded().await.unwrap();
     assert_eq!(checkpoint(&store).await.number, 2);
+}
+
+/// Found by seed 3462 of the simulation: on a full disk it waited for all of its deadline, ten
+/// minutes, for what it has to know to be on record.
+#[tokio::test(start_paused = true)]
+async fn who_looks_for_garbage_on_a_full_disk_is_told_that_the_store_is_fenced() {
+    let rig = StoreRig::owner(8);
+    let (store, file) = founded(&rig, 1).await;
+    let there = restored_elsewhere(&rig, 8).await;
+    rig.fs.fail(FsFault {
+        call: Some(FsCall::Write),
+        after: 0,
+        errno: ENOSPC,
+        forever: true,
+    });
+    let writes = spawn(async move { file.write_at(&[2; PART], 0).await });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let looks = store.clone();
+    let collected = spawn(async move { looks.gc().await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!collected.is_finished(), "the disk is waited for");
+    let theirs = there.open_as(StoreBuilder::take_over).await;
+    let theirs = theirs.expect("takes over");
+    a_look_at_head().await;
+    let told = tokio::time::timeout(Duration::from_secs(1), collected).await;
+    let error = told.expect("is told").unwrap().unwrap_err();
+    assert!(is_fenced(&error), "{error}");
+    drop((writes, theirs));
 }
