@@ -42,8 +42,6 @@ pub enum Mutant {
     LoadKept,
     /// 5: foreground takes the room that is kept for checkpointers.
     ReserveLent,
-    /// 5: foreground may hold what a checkpointer brought here as it is.
-    ReserveHeld,
     /// 5: a checkpointer waits for room behind foreground.
     CheckpointerStandsInLine,
     /// 5: a checkpointer is let in no more when shutdown begins.
@@ -141,7 +139,6 @@ impl Mutant {
         Self::PlaceInLineKept,
         Self::LoadKept,
         Self::ReserveLent,
-        Self::ReserveHeld,
         Self::CheckpointerStandsInLine,
         Self::QuiescingStopsCheckpointer,
         Self::SyncBeforeJournal,

@@ -22,7 +22,7 @@ const MOST: u64 = 1500;
 /// Seeds that are known to notice a mutant: tried first.
 const KNOWN: &[(Mutant, u64)] = &[
     (Mutant::AttemptNeverEnds, 24),
-    (Mutant::RequestNeverEnds, 15),
+    (Mutant::RequestNeverEnds, 165),
     (Mutant::WaitNeverEnds, 4),
     (Mutant::PhaseNeverEnds, 106),
     (Mutant::ShutForgetsWaiters, 4),
@@ -57,7 +57,7 @@ const KNOWN: &[(Mutant, u64)] = &[
     (Mutant::OwnerNotChecked, 3),
     (Mutant::DirtyRoomNotWaitedFor, 2),
     (Mutant::CacheRoomNotWaitedFor, 0),
-    (Mutant::ImageRoomNotWaitedFor, 12),
+    (Mutant::ImageRoomNotWaitedFor, 14),
     (Mutant::AdmissionNotWaitedFor, 8),
 ];
 

@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::mutant::{Mutant, is};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 use super::Parts;
@@ -61,9 +60,7 @@ impl Parts {
     /// Whether a locker may hold any part that is here as it is.
     #[inline]
     pub(crate) fn may_hold(&self, locker: &LockerState) -> bool {
-        self.resident.lent.is_empty()
-            || locker.role == Role::Checkpointer
-            || is(Mutant::ReserveHeld)
+        self.resident.lent.is_empty() || locker.role == Role::Checkpointer
     }
 
     /// Waits until a part that its caller has locked has room that he may keep: while it is in the
