@@ -123,6 +123,35 @@ pub struct Config {
         with = "millis"
     )]
     pub retry_cap: Duration,
+    /// Retries that may be made at once before they are limited to `retry_per_second`; each success
+    /// allows two more. Default 100; 1 to 100,000.
+    #[serde(default = "defaults::retry_burst")]
+    pub retry_burst: u32,
+    /// Retries a second that are made in any case. Default 10; 1 to 100,000.
+    #[serde(default = "defaults::retry_per_second")]
+    pub retry_per_second: u32,
+    /// While S3 refuses everything (credentials, bucket, storage), one request goes so often to see
+    /// whether it still does. Default 30 s; 10 ms to 1 hour.
+    #[serde(
+        default = "defaults::probe_interval",
+        rename = "probe_interval_ms",
+        with = "millis"
+    )]
+    pub probe_interval: Duration,
+    /// Requests a second, those of the reserved slots counted but not held back. Default `None`: no
+    /// limit; 1 to 1,000,000.
+    #[serde(default)]
+    pub max_requests_per_second: Option<u32>,
+    /// Bytes a second, likewise. Default `None`: no limit; 1 KiB/s to 1 TiB/s.
+    #[serde(default)]
+    pub max_bytes_per_second: Option<u64>,
+    /// The oldest task has waited for this long: health is `Behind`. Default 60 s; 10 ms to 1 day.
+    #[serde(
+        default = "defaults::behind_after",
+        rename = "behind_after_ms",
+        with = "millis"
+    )]
+    pub behind_after: Duration,
     /// How long S3 may still carry out a request that was given up: the life of its signature and
     /// the skew of clocks. Default 20 min; 1 s to 1 day.
     #[serde(
@@ -180,6 +209,10 @@ mod defaults {
         min_rate_bytes: u64 = 32 * 1024;
         retry_base: Duration = Duration::from_millis(50);
         retry_cap: Duration = Duration::from_secs(20);
+        retry_burst: u32 = 100;
+        retry_per_second: u32 = 10;
+        probe_interval: Duration = Duration::from_secs(30);
+        behind_after: Duration = Duration::from_secs(60);
         signature_lifetime: Duration = Duration::from_secs(20 * 60);
         crash_limit: u32 = 3;
         stall_after: Duration = Duration::from_secs(30);
@@ -220,6 +253,12 @@ impl Config {
             min_rate_bytes: d::min_rate_bytes(),
             retry_base: d::retry_base(),
             retry_cap: d::retry_cap(),
+            retry_burst: d::retry_burst(),
+            retry_per_second: d::retry_per_second(),
+            probe_interval: d::probe_interval(),
+            max_requests_per_second: None,
+            max_bytes_per_second: None,
+            behind_after: d::behind_after(),
             signature_lifetime: d::signature_lifetime(),
             crash_limit: d::crash_limit(),
             stall_after: d::stall_after(),
@@ -281,6 +320,19 @@ impl Config {
         number("part_bytes", self.part_bytes, 5 * MIB, 5 << 30);
         number("part_concurrency", self.part_concurrency as u64, 1, 64);
         number("min_rate_bytes", self.min_rate_bytes, 1, 1 << 30);
+        number("retry_burst", u64::from(self.retry_burst), 1, 100_000);
+        number(
+            "retry_per_second",
+            u64::from(self.retry_per_second),
+            1,
+            100_000,
+        );
+        if let Some(most) = self.max_requests_per_second {
+            number("max_requests_per_second", u64::from(most), 1, 1_000_000);
+        }
+        if let Some(most) = self.max_bytes_per_second {
+            number("max_bytes_per_second", most, 1024, 1 << 40);
+        }
         number("crash_limit", u64::from(self.crash_limit), 1, 100);
         number("io_threads", self.io_threads as u64, 1, 64);
 
@@ -305,6 +357,8 @@ impl Config {
             Duration::from_secs(1),
             DAY,
         );
+        duration("probe_interval", self.probe_interval, 10 * MS, HOUR);
+        duration("behind_after", self.behind_after, 10 * MS, DAY);
         duration("stall_after", self.stall_after, 10 * MS, HOUR);
 
         if self.retry_base > self.retry_cap {

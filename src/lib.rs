@@ -14,6 +14,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+mod health;
 pub mod io;
 pub mod journal;
 mod metrics;
@@ -46,6 +47,7 @@ pub use checkpoint::{
 };
 pub use config::Config;
 pub use error::{Error, Result};
+pub use health::Health;
 pub use metrics::Snapshot;
 pub use op::{Op, Operation};
 pub use part::FailingPart;
@@ -64,6 +66,7 @@ pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
 pub use shutdown::{FailingTask, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};
+pub use worker::{Parked, TrafficSnapshot};
 
 /// The code of the README, compiled.
 #[cfg(all(doctest, feature = "s3"))]

@@ -8,6 +8,7 @@ use crate::journal::JournalStatus;
 use crate::phase::Phase;
 use crate::queue::Counts;
 use crate::remote::probe::Capabilities;
+use crate::worker::TrafficSnapshot;
 
 /// A queue at one instant. All counters are since open.
 #[derive(Debug, Clone, Serialize)]
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub quarantined: u64,
     /// Tasks that were owed at open.
     pub recovered: u64,
+    /// How much is sent to S3, and why not more.
+    pub traffic: TrafficSnapshot,
     /// What the server was seen to do, once it was asked.
     pub capabilities: Option<Capabilities>,
     /// The journal.

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::journal::Damage;
 use crate::metrics::Snapshot;
 use crate::op::Op;
@@ -26,12 +28,12 @@ use crate::queue::{PauseWhat, PendingTask, QuarantinedTask, Queue, Submission, T
 use crate::remote::Remote;
 use crate::runtime::{Driver, Runtime};
 use crate::shutdown::{Phase, Shutdown, ShutdownHold, ShutdownReport};
-use crate::sync::Mutex;
 use crate::time::millis;
 use crate::worker::Workers;
 
 pub use open::Builder;
 pub(crate) use open::journal_options;
+use stack::Seen;
 
 /// How long a queue that is dropped without shutdown may take to be sealed.
 const SEALS_WITHIN: Duration = Duration::from_secs(5);
@@ -51,7 +53,7 @@ struct Inner {
     shutdown: Arc<Shutdown>,
     workers: Arc<Workers>,
     driver: Driver,
-    stall: Arc<Mutex<Option<String>>>,
+    seen: Arc<Seen>,
     damage: Vec<Damage>,
     /// Ends the runtime's own thread when the last handle goes.
     _runtime: Arc<Runtime>,
@@ -369,6 +371,18 @@ impl UploadQueue {
         self.inner.queue.config().dir.clone()
     }
 
+    /// How the queue is, as of the last look: they are at most a second apart.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner.seen.health.borrow().clone()
+    }
+
+    /// The same, to be told of what changes.
+    #[must_use]
+    pub fn watch_health(&self) -> watch::Receiver<Health> {
+        self.inner.seen.health.subscribe()
+    }
+
     /// What can be seen of the queue now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -404,9 +418,10 @@ impl UploadQueue {
             outstanding: inner.workers.outstanding(),
             quarantined: Totals::read(&totals.quarantined),
             recovered: Totals::read(&totals.recovered),
+            traffic: inner.workers.traffic(),
             capabilities: inner.workers.capabilities(),
             journal: queue.journal.status(),
-            last_stall: inner.stall.lock().clone(),
+            last_stall: inner.seen.stall.lock().clone(),
         }
     }
 }

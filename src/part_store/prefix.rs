@@ -21,7 +21,7 @@ use crate::part::config::StoreConfig;
 use crate::random::Random;
 use crate::remote::Remote;
 use crate::remote::deadline::{DEFAULT_MIN_RATE, MIN_ATTEMPT};
-use crate::remote::timed::Timed;
+use crate::remote::timed::{Deadlines, Timed};
 use crate::runtime::{RunOn, Runtime};
 use crate::upload_queue::journal_options;
 
@@ -97,8 +97,10 @@ impl Prefix {
         let requests = Requests {
             remote: Arc::new(Timed {
                 remote: Arc::clone(&self.remote),
-                min_rate: DEFAULT_MIN_RATE,
-                floor: MIN_ATTEMPT,
+                with: Deadlines {
+                    min_rate: DEFAULT_MIN_RATE,
+                    floor: MIN_ATTEMPT,
+                },
             }),
             retry_base: Duration::from_millis(50),
             retry_cap: Duration::from_secs(10),

@@ -9,9 +9,13 @@
 use futures::future::BoxFuture;
 
 use super::Queue;
+use super::gate::Way;
 
 /// One request; dropped unmade, whoever waits for it is told so.
-pub(crate) struct Call(pub BoxFuture<'static, ()>);
+pub(crate) struct Call {
+    pub way: Way,
+    pub made: BoxFuture<'static, ()>,
+}
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -425,6 +425,14 @@ impl Queue {
                 .table
                 .oldest()
                 .map_or(0, |since| millis(since.elapsed())),
+            oldest_ready_ms: state
+                .table
+                .oldest_ready()
+                .map_or(0, |since| millis(since.elapsed())),
+            recovering: state
+                .table
+                .first_open()
+                .is_some_and(|open| open <= state.recovered),
             paused_uploads: state.paused_uploads,
             moved: state.moved,
             disk_full: state.disk_full,
@@ -525,6 +533,10 @@ pub struct Counts {
     pub images: usize,
     /// Age of the oldest task that is not in quarantine, in milliseconds.
     pub oldest_ms: u64,
+    /// Age of the oldest task that could run and does not, in milliseconds.
+    pub oldest_ready_ms: u64,
+    /// Some of what an earlier life left is not in S3 yet.
+    pub recovering: bool,
     /// An operator paused uploads.
     pub paused_uploads: bool,
     /// The directory was moved or copied, and sends nothing until it is adopted.

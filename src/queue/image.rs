@@ -90,9 +90,13 @@ impl Queue {
         self.changed();
     }
 
-    /// A worker was stopped with it in hand.
+    /// A worker was stopped with it in hand, or S3 refuses everything: no failure of its own.
     pub(crate) fn put_back_image(&self, image: Image) {
-        self.lock().images.retry(image, Instant::now());
+        {
+            let mut state = self.lock();
+            state.images.ended();
+            state.images.push(image);
+        }
         self.changed();
     }
 
@@ -110,7 +114,7 @@ impl Queue {
     /// Whether an image can still get to S3 before `deadline`.
     pub(crate) fn images_can_move(&self, deadline: Instant) -> bool {
         let state = self.lock();
-        let paused = state.is_held();
+        let paused = state.is_held() || self.is_parked_past(deadline);
         state.images.running() > 0
             || (!paused && state.images.waiting() > 0 && state.images.may_move(deadline))
     }

@@ -40,21 +40,27 @@ impl<T> Line<T> {
         self.ready.push_back(job);
     }
 
+    /// What has backed off for long enough is ready, as far as it can be `paid` for.
+    pub(super) fn wake(&mut self, now: Instant, mut paid: impl FnMut() -> bool) {
+        while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
+            if !paid() {
+                return;
+            }
+            self.ready.push_back(due.remove());
+        }
+    }
+
     /// The next job that is still `wanted`; what is not is dropped.
-    pub(super) fn take(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<T> {
-        self.take_such(now, wanted, |_| true)
+    pub(super) fn take(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        self.take_such(wanted, |_| true)
     }
 
     /// The same, of those that are `such`.
     pub(super) fn take_such(
         &mut self,
-        now: Instant,
         wanted: impl Fn(&T) -> bool,
         such: impl Fn(&T) -> bool,
     ) -> Option<T> {
-        while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
-            self.ready.push_back(due.remove());
-        }
         loop {
             let at = self.ready.iter().position(&such)?;
             let job = self.ready.remove(at)?;

@@ -10,6 +10,7 @@
 //! | `receipt.rs` | its handle, and how it ended |
 //! | `admission.rs` | who may enter |
 //! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
+//! | `take.rs`, `gate.rs` | what the next worker gets, and whether anything may go |
 //! | `submit.rs`, `body.rs` | the way in |
 //! | `settle.rs`, `drain.rs` | the way out |
 //! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
@@ -26,6 +27,7 @@ pub(crate) mod body;
 mod call;
 mod control;
 mod drain;
+pub(crate) mod gate;
 pub(crate) mod image;
 #[cfg(all(test, shuttle))]
 mod interleavings;
@@ -38,11 +40,12 @@ mod recover;
 mod settle;
 mod submit;
 pub(crate) mod table;
+mod take;
 pub mod task;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -64,6 +67,7 @@ use admission::{Admission, Need};
 use body::Source;
 pub(crate) use call::Call;
 use drain::Drains;
+use gate::{Gate, Pass, Way};
 use image::Image;
 use line::Line;
 use load::Load;
@@ -95,6 +99,7 @@ pub(crate) struct Queue {
     work_checkpoint: Notify,
     /// Something ended, or stopped being able to move.
     dry: Notify,
+    gate: OnceLock<Arc<dyn Gate>>,
     stopped: AtomicBool,
     pub(crate) totals: Totals,
 }
@@ -118,6 +123,8 @@ struct State {
     /// Old names of adopted files whose records are not durable yet.
     adopted: BTreeMap<TaskId, PathBuf>,
     last_id: TaskId,
+    /// The last that an earlier life left.
+    recovered: TaskId,
     paused_uploads: bool,
     moved: bool,
     /// Nobody knows yet whether this directory may send anything.
@@ -192,6 +199,16 @@ pub(crate) enum Job {
     Abort(Abort),
 }
 
+impl Job {
+    const fn way(&self) -> Way {
+        match self {
+            Self::Task(_) | Self::Image(_) | Self::Abort(_) => Way::Write,
+            Self::Load(_) => Way::Read,
+            Self::Call(call) => call.way,
+        }
+    }
+}
+
 impl Queue {
     pub(crate) fn new(
         config: Arc<Config>,
@@ -217,6 +234,7 @@ impl Queue {
                 settling: BTreeMap::new(),
                 adopted: BTreeMap::new(),
                 last_id: TaskId(0),
+                recovered: TaskId(0),
                 paused_uploads: false,
                 moved,
                 unclaimed: false,
@@ -248,6 +266,7 @@ impl Queue {
             work_load: Notify::new(),
             work_checkpoint: Notify::new(),
             dry: Notify::new(),
+            gate: OnceLock::new(),
             stopped: AtomicBool::new(false),
             totals: Totals::default(),
         })
@@ -284,11 +303,21 @@ impl Queue {
         self.work_checkpoint.notify_one();
     }
 
+    /// From here on it is asked what may be taken.
+    pub(crate) fn guard_with(&self, gate: Arc<dyn Gate>) {
+        // Once, before there is a worker.
+        let _ = self.gate.set(gate);
+    }
+
+    fn gate(&self) -> &dyn Gate {
+        self.gate.get().map_or(&gate::Open, |gate| &**gate)
+    }
+
     /// The next job for this slot; `None` once the queue has stopped.
     ///
     /// # Cancel safety
     /// A job that was returned is the caller's; dropped before that, nothing is taken.
-    pub(crate) async fn next(&self, slot: Slot) -> Option<Job> {
+    pub(crate) async fn next(&self, slot: Slot) -> Option<(Job, Pass)> {
         let wake = match slot {
             Slot::General => &self.work,
             Slot::Reserved(Lane::Load) => &self.work_load,
@@ -316,101 +345,20 @@ impl Queue {
         }
     }
 
-    fn take(&self, slot: Slot) -> (Option<Job>, Option<Instant>) {
-        let now = Instant::now();
+    fn take(&self, slot: Slot) -> (Option<(Job, Pass)>, Option<Instant>) {
+        let (now, gate) = (Instant::now(), self.gate());
         let mut state = self.lock();
-        let for_calls = slot != Slot::Reserved(Lane::Load);
-        if let Some(call) = for_calls.then(|| state.calls.pop_front()).flatten() {
-            self.wake_workers();
-            return (Some(Job::Call(call)), None);
-        }
-        // Of the general slots, loads have at most half, beside the one that is theirs alone: with
-        // one worker none, while theirs is in use, or a stream of loads would keep every upload out.
-        let for_loads = match slot {
-            Slot::General => state.loads.running() <= self.config.workers / 2,
-            Slot::Reserved(lane) => matches!(lane, Lane::Load | Lane::Checkpoint),
+        // Asked and told under one lock: what one worker takes, the next does not.
+        let may = gate.may(slot, now);
+        let job = state.take(slot, may, now, gate, self.config.workers);
+        let Some(job) = job else {
+            let due = state.next_due(slot, may, now, gate, self.config.workers);
+            return (None, due.into_iter().chain(may.again).min());
         };
-        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
-        let take_load = |loads: &mut Line<Load>| {
-            let urgent = loads.take_such(now, Load::is_kept, Load::is_urgent);
-            urgent.or_else(|| {
-                let any = !urgent_only;
-                any.then(|| loads.take(now, Load::is_kept)).flatten()
-            })
-        };
-        if let Some(load) = for_loads.then(|| take_load(&mut state.loads)).flatten() {
-            self.wake_workers();
-            return (Some(Job::Load(load)), None);
-        }
-        // Reading is not sending.
-        if state.is_held() || slot == Slot::Reserved(Lane::Load) {
-            let due = state.loads.next_due().filter(|_| for_loads);
-            return (None, due);
-        }
-        if urgent_only {
-            // Whatever else there is: what a checkpoint waits for has this slot to itself.
-            if let Some(image) = state.images.take_such(now, |_| true, Image::is_urgent) {
-                self.wake_workers();
-                return (Some(Job::Image(image)), None);
-            }
-        }
-        // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
-        // Turn by turn with tasks: neither keeps the other out.
-        if !urgent_only
-            && std::mem::take(&mut state.images_turn)
-            && let Some(image) = state.images.take(now, |_| true)
-        {
-            self.wake_workers();
-            return (Some(Job::Image(image)), None);
-        }
-        let for_aborts = slot == Slot::General && state.aborts.running() == 0;
-        if for_aborts
-            && std::mem::take(&mut state.aborts_turn)
-            && let Some(abort) = state.aborts.take(now, |_| true)
-        {
-            self.wake_workers();
-            return (Some(Job::Abort(abort)), None);
-        }
-        let job = state.table.take(slot, now).map(|task| {
-            Job::Task(Box::new(TaskJob {
-                id: task.id,
-                key: Arc::clone(&task.key),
-                policy: task.policy,
-                action: task.action.clone(),
-                condition: task.condition.clone(),
-                headers: Arc::clone(&task.headers),
-                len: task.len,
-                checksum: task.checksum,
-                memory: task.memory.clone(),
-                failures: task.failures,
-                sent_before: std::mem::replace(&mut task.sent, true),
-                in_flight: None,
-                multipart: task.multipart.take(),
-            }))
-        });
-        if job.is_some() {
-            state.aborts_turn = true;
-            state.images_turn = true;
-            self.wake_workers();
-        } else if for_aborts && let Some(abort) = state.aborts.take(now, |_| true) {
-            return (Some(Job::Abort(abort)), None);
-        } else if !urgent_only && let Some(image) = state.images.take(now, |_| true) {
-            self.wake_workers();
-            return (Some(Job::Image(image)), None);
-        }
-        // Only of what this slot may take: of anything else, one that is due and has to wait for
-        // another slot would have this worker look again without a pause.
-        let dues = [
-            state.table.next_due(),
-            state.loads.next_due().filter(|_| for_loads),
-            state.aborts.next_due().filter(|_| for_aborts),
-            state
-                .images
-                .next_due()
-                .filter(|_| !urgent_only || state.images.has(Image::is_urgent)),
-        ];
-        let due = dues.into_iter().flatten().min();
-        (job, due)
+        let pass = gate.took(slot, job.way(), now);
+        drop(state);
+        self.wake_workers();
+        (Some((job, pass)), None)
     }
 
     /// Where the body of a task is; `None` once it has ended.
@@ -452,6 +400,12 @@ impl Queue {
         self.config.op_deadline
     }
 
+    /// Whether nothing is written before `deadline`, for the world is not right.
+    fn is_parked_past(&self, deadline: Instant) -> bool {
+        let until = self.gate().parked_until(Instant::now());
+        until.is_some_and(|until| until >= deadline)
+    }
+
     /// Waits until nothing is left that can move before `deadline` by itself.
     pub(crate) async fn run_dry(&self, deadline: Instant) {
         loop {
@@ -459,7 +413,7 @@ impl Queue {
             moved.as_mut().enable();
             {
                 let state = self.lock();
-                let paused = state.is_held();
+                let paused = state.is_held() || self.is_parked_past(deadline);
                 let disk_full = state.disk_full || state.journal_failed.is_some();
                 let settling = !state.settling.is_empty() && !disk_full;
                 let aborting = !paused

@@ -72,6 +72,7 @@ impl Queue {
         }
         let mut state = self.lock();
         state.last_id = TaskId(recovered.next_location.saturating_sub(1));
+        state.recovered = state.last_id;
         found
     }
 

@@ -199,10 +199,12 @@ impl Queue {
         self.changed();
     }
 
-    /// A worker was stopped with this task in hand.
+    /// A worker was stopped with this task in hand, or was refused what is not its fault: it is
+    /// where it was, and no failure is counted.
     pub(crate) fn put_back(
         &self,
         id: TaskId,
+        error: Option<&RemoteError>,
         multipart: Option<crate::remote::multipart::MultipartUploadState>,
     ) {
         self.note(id, slot::STARTED, Bytes::new(), false);
@@ -211,7 +213,8 @@ impl Queue {
             if let Some(task) = state.table.get_mut(id) {
                 task.multipart = multipart;
             }
-            state.table.put_back(id);
+            let error = error.map(|error| cut(error.to_string()));
+            state.table.put_back(id, error);
         }
         self.changed();
     }
@@ -232,6 +235,15 @@ impl Queue {
         } else if !is(Mutant::LoadKept) {
             state.loads.ended();
         }
+        drop(state);
+        self.changed();
+    }
+
+    /// S3 refuses everything: it goes as soon as anything does.
+    pub(crate) fn put_back_load(&self, load: Load) {
+        let mut state = self.lock();
+        state.loads.ended();
+        state.loads.push(load);
         drop(state);
         self.changed();
     }

@@ -241,7 +241,13 @@ impl Table {
         self.quarantined.keys().filter_map(|id| self.get(*id))
     }
 
-    /// The oldest task that could run, and since when it could.
+    /// Since when the oldest of those that could run has been here.
+    pub(crate) fn oldest_ready(&self) -> Option<Instant> {
+        let ready = self.tasks.iter().filter(|(_, task)| task.status.is_ready());
+        ready.map(|(_, task)| task.since).min()
+    }
+
+    /// Since when the oldest task that is not in quarantine has been here.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.tasks
             .iter()
@@ -428,9 +434,14 @@ impl Table {
             .push(task.lane, &task.key, Entry { slot, ticket });
     }
 
-    /// The next task for this slot, if one may run.
-    pub(crate) fn take(&mut self, slot: Slot, now: Instant) -> Option<&mut Task> {
-        self.wake_delayed(now);
+    /// The next task for this slot, if one may run. What comes out of back-off is `paid` for.
+    pub(crate) fn take(
+        &mut self,
+        slot: Slot,
+        now: Instant,
+        paid: impl FnMut() -> bool,
+    ) -> Option<&mut Task> {
+        self.wake_delayed(now, paid);
         if self.suspect_running {
             return None;
         }
@@ -464,9 +475,9 @@ impl Table {
         Some(task)
     }
 
-    fn wake_delayed(&mut self, now: Instant) {
+    fn wake_delayed(&mut self, now: Instant, mut paid: impl FnMut() -> bool) {
         while let Some((until, id)) = self.delayed.first().copied() {
-            if until > now {
+            if until > now || !paid() {
                 break;
             }
             self.delayed.pop_first();
@@ -519,9 +530,13 @@ impl Table {
         }
     }
 
-    /// A worker stopped before it had done anything for this task.
-    pub(crate) fn put_back(&mut self, id: TaskId) {
+    /// A worker stopped before it had done anything for this task, or was refused what is not this
+    /// task's fault: no failure of its own.
+    pub(crate) fn put_back(&mut self, id: TaskId, error: Option<String>) {
         self.came_back(id);
+        if let Some(task) = self.get_mut(id).filter(|_| error.is_some()) {
+            task.last_error = error;
+        }
         if let Some(slot) = self.by_id.get(&id).copied() {
             self.reconsider(slot);
         }

@@ -20,6 +20,7 @@
 //! | `probe` | whether conditions are honoured, tried out |
 //! | `s3` | the production implementation (feature `s3`) |
 
+pub(crate) mod around;
 pub mod classify;
 pub mod deadline;
 #[cfg(test)]

@@ -23,15 +23,14 @@ use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
-use crate::remote::timed::Timed;
+use crate::remote::timed::{Deadlines, Timed};
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{Layers, Shutdown, Unfinished};
-use crate::sync::Mutex;
 use crate::time::WallClock;
 use crate::worker::Workers;
 use crate::worker::slots::Slots;
 
-use super::stack::Stack;
+use super::stack::{Seen, Stack};
 use super::{Inner, UploadQueue};
 
 /// How often an open looks again at a directory that is in use, and how far apart.
@@ -231,7 +230,6 @@ async fn open(
     let _inside = driver.context();
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
-    let of_checkpoints = Arc::clone(&remote);
     // Ids of claims and commits must not repeat from one open to the next.
     let again = Random::new(
         config
@@ -244,9 +242,11 @@ async fn open(
             remote: Arc::new(Slots {
                 queue: Arc::clone(&queue),
                 remote: Arc::new(Timed {
-                    remote: of_checkpoints,
-                    min_rate: config.min_rate_bytes,
-                    floor: config.attempt_floor,
+                    remote: workers.remote(),
+                    with: Deadlines {
+                        min_rate: config.min_rate_bytes,
+                        floor: config.attempt_floor,
+                    },
                 }),
             }),
             retry_base: config.retry_base,
@@ -265,12 +265,13 @@ async fn open(
     let parts = checkpointer
         .as_ref()
         .map(|checkpointer| Arc::clone(&checkpointer.parts));
-    let stall = Arc::new(Mutex::new(None));
+    let seen = Arc::new(Seen::default());
     let stack = Arc::new(Stack {
         queue: Arc::clone(&queue),
         workers: Arc::clone(&workers),
         shutdown: Arc::downgrade(&shutdown),
-        stall: Arc::clone(&stall),
+        seen: Arc::clone(&seen),
+        clock,
         parts: parts.clone(),
         checkpointer: checkpointer.clone(),
     });
@@ -299,7 +300,7 @@ async fn open(
             shutdown,
             workers,
             driver,
-            stall,
+            seen,
             damage: recovered.damage,
             _runtime: runtime,
         }),

@@ -9,25 +9,46 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::checkpoint::Checkpointer;
+use crate::health::{Facts, Health};
 use crate::panics::text_of;
 use crate::part::Parts;
 use crate::queue::{Queue, Totals};
 use crate::shutdown::{Done, FailingTask, Layers, Left, MAX_FAILING, Phase, Shutdown, Watchdog};
 use crate::sync::Mutex;
+use crate::time::WallClock;
 use crate::worker::Workers;
 
 /// How often expired requests are forgotten and a full disk is looked at again.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What was seen of them, for who looks.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// The last stall.
+    pub stall: Mutex<Option<String>>,
+    pub health: watch::Sender<Health>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            stall: Mutex::new(None),
+            health: watch::Sender::new(Health::Ok),
+        }
+    }
+}
 
 /// The layers, as shutdown and the watchdog see them.
 pub(super) struct Stack {
     pub queue: Arc<Queue>,
     pub workers: Arc<Workers>,
     pub shutdown: Weak<Shutdown>,
-    pub stall: Arc<Mutex<Option<String>>>,
+    pub seen: Arc<Seen>,
+    pub clock: WallClock,
     pub parts: Option<Arc<Parts>>,
     pub checkpointer: Option<Arc<Checkpointer>>,
 }
@@ -47,16 +68,54 @@ impl Stack {
         let mut watchdog = Watchdog::new(self.queue.config().stall_after);
         let every = TICK.min(watchdog.beat());
         loop {
-            tokio::time::sleep(every).await;
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(every) => (),
+                () = self.workers.parked_or_not() => (),
+            }
+            self.look_at_health();
             self.queue.tick();
             self.workers.expire();
             let (progress, work) = (self.queue.progress(), self.queue.ought_to_move());
             if let Some(still) = watchdog.look(progress, work, Instant::now()) {
                 let picture = self.picture(still);
                 tracing::warn!(stall = %picture, "nothing has moved");
-                *self.stall.lock() = Some(picture);
+                *self.seen.stall.lock() = Some(picture);
             }
         }
+    }
+
+    /// Says how it is, where that has changed.
+    pub(super) fn look_at_health(&self) {
+        let health = self.health();
+        self.seen.health.send_if_modified(|now| {
+            let is_news = *now != health;
+            *now = health;
+            is_news
+        });
+    }
+
+    fn health(&self) -> Health {
+        let (counts, traffic) = (self.queue.counts(), self.workers.traffic());
+        let parts = self.parts.as_ref();
+        let parked = traffic.writes_parked.or(traffic.reads_parked);
+        let facts = Facts {
+            failed: counts
+                .journal_failed
+                .or_else(|| parts?.failure().map(str::to_owned)),
+            fenced: parts.and_then(|parts| parts.fenced()),
+            disk_full: counts.disk_full,
+            parked: parked.map(|parked| {
+                let since = self.clock.now() - Duration::from_millis(parked.for_ms);
+                (parked.reason, since)
+            }),
+            recovering: counts.recovering,
+            throttled: traffic.window < traffic.window_max && counts.tasks + counts.images > 0,
+            oldest: Duration::from_millis(counts.oldest_ms),
+            bytes: self.queue.admission.usage().used.bytes
+                + parts.map_or(0, |parts| parts.dirty.used().0),
+        };
+        Health::of(facts, self.queue.config().behind_after)
     }
 
     /// Waits until records wait for room that is not to be had: nothing makes any from here on.
@@ -82,10 +141,11 @@ impl Stack {
         });
         let waits = self.parts.as_ref().map(|parts| parts.picture());
         format!(
-            "nothing moved for {still:?}; phase {:?}; {counts:?}; waiting for room: {}; holds: \
-             {:?}; journal: {:?}; parts: {}; tasks: {:#?}",
+            "nothing moved for {still:?}; phase {:?}; {counts:?}; waiting for room: {}; traffic: \
+             {:?}; holds: {:?}; journal: {:?}; parts: {}; tasks: {:#?}",
             self.shutdown.upgrade().map(|shutdown| shutdown.phase()),
             usage.waiters,
+            self.workers.traffic(),
             holds.unwrap_or_default(),
             self.queue.journal.status(),
             waits.unwrap_or_else(|| "none".to_owned()),

@@ -35,6 +35,7 @@ use crate::time::{WallClock, millis};
 use super::keys::{Keys, Makes};
 use super::parts::{self, Failed};
 use super::react::{self, Next, Ours};
+use super::traffic::Traffic;
 
 /// States of a key that an attempt goes on from before it gives its slot back.
 const MAX_REBASES: u32 = 4;
@@ -42,7 +43,9 @@ const MAX_REBASES: u32 = 4;
 /// What attempts share.
 pub(crate) struct Shared {
     pub queue: Arc<Queue>,
+    /// All that it is asked is heard by `traffic`.
     pub remote: Arc<dyn Remote>,
+    pub traffic: Arc<Traffic>,
     pub keys: Keys,
     pub clock: WallClock,
     pub random: Random,
@@ -84,7 +87,7 @@ impl Shared {
     pub(super) fn deadline(&self, bytes: u64) -> Duration {
         attempt_deadline(
             bytes,
-            self.config().min_rate_bytes,
+            self.traffic.slowest_rate(),
             self.config().attempt_floor,
         )
     }

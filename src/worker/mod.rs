@@ -13,26 +13,36 @@
 //! | `react.rs` | what an outcome means: pure |
 //! | `keys.rs` | what is known of keys, and which given-up requests may still land |
 //! | `retry.rs` | how long to back off: pure |
+//! | `traffic.rs` | how much is sent, and whether anything is |
+//! | `window.rs`, `breaker.rs`, `budget.rs`, `link.rs`, `pace.rs` | what that is decided by: pure |
 //!
 //! A worker holds a slot and a request, and never waits for a lock, for room or for a back-off.
 
 mod attempt;
+mod breaker;
+mod budget;
 mod keys;
+mod link;
 mod local;
+mod pace;
 mod parts;
 mod pool;
 mod react;
 pub(crate) mod retry;
 pub(crate) mod slots;
+mod traffic;
+mod window;
 
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use crate::queue::gate::Gate;
 use crate::queue::{Queue, Recovery};
 use crate::random::Random;
 use crate::remote::Remote;
+use crate::remote::around::Wrapped;
 use crate::remote::probe::Capabilities;
 use crate::runtime::Runtime;
 use crate::time::WallClock;
@@ -40,6 +50,9 @@ use crate::time::WallClock;
 use attempt::Shared;
 use keys::Keys;
 use pool::Pool;
+use traffic::{Listens, Traffic};
+
+pub use traffic::{Parked, TrafficSnapshot};
 
 /// The workers of one queue, and what they share.
 #[derive(Debug)]
@@ -68,9 +81,15 @@ impl Workers {
                 queue.end_owner(replaced);
             }
         }
+        let traffic = Traffic::new(queue.config(), Arc::clone(&remote));
+        queue.guard_with(Arc::clone(&traffic) as Arc<dyn Gate>);
         let shared = Arc::new(Shared {
             queue,
-            remote,
+            remote: Arc::new(Wrapped {
+                remote,
+                with: Listens(Arc::clone(&traffic)),
+            }),
+            traffic,
             keys,
             clock,
             random,
@@ -101,6 +120,21 @@ impl Workers {
     /// Given-up requests that may still take effect.
     pub(crate) fn outstanding(&self) -> usize {
         self.shared.keys.outstanding()
+    }
+
+    /// The remote, with whatever it is asked heard by what decides how much is sent.
+    pub(crate) fn remote(&self) -> Arc<dyn Remote> {
+        Arc::clone(&self.shared.remote)
+    }
+
+    /// Waits until S3 begins to refuse everything, or stops doing so.
+    pub(crate) async fn parked_or_not(&self) {
+        self.shared.traffic.turned().await;
+    }
+
+    /// How much is sent, and why not more.
+    pub(crate) fn traffic(&self) -> TrafficSnapshot {
+        self.shared.traffic.snapshot()
     }
 
     /// What the server was seen to do, once it was asked.

@@ -124,7 +124,7 @@ pub(super) async fn upload_image(
         request: &request,
         source: &InMemory(image.body.clone()),
         journal: &Unrecorded,
-        options: options_of(config),
+        options: options_of(shared),
     };
     let fresh = || MultipartUploadState::new(plan);
     let state = image.multipart.get_or_insert_with(fresh);
@@ -155,10 +155,11 @@ fn too_large(error: &dyn std::fmt::Display) -> RemoteError {
         .with_message(&error.to_string())
 }
 
-fn options_of(config: &Config) -> MultipartOptions {
+fn options_of(shared: &Shared) -> MultipartOptions {
+    let config = shared.queue.config();
     MultipartOptions {
-        concurrency: config.part_concurrency,
-        min_rate: config.min_rate_bytes,
+        concurrency: shared.traffic.at_once(config.part_concurrency),
+        min_rate: shared.traffic.slowest_rate(),
         floor: config.attempt_floor,
         ..MultipartOptions::default()
     }
@@ -196,7 +197,7 @@ pub(super) async fn upload(
         request: &request,
         source: &body,
         journal: &journal,
-        options: options_of(config),
+        options: options_of(shared),
     };
     let state = job
         .multipart

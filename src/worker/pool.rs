@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::panics;
 use crate::queue::Job;
+use crate::queue::gate::{Pass, Way};
 use crate::queue::image::Image;
 use crate::queue::load::Load;
 use crate::queue::table::Slot;
@@ -82,7 +83,8 @@ impl Pool {
     }
 
     async fn run(&self, slot: Slot) {
-        while let Some(job) = self.shared.queue.next(slot).await {
+        while let Some((job, pass)) = self.shared.queue.next(slot).await {
+            let _passed = Passed { pool: self, pass };
             match job {
                 Job::Task(job) => self.run_task(*job).await,
                 Job::Load(load) => self.run_load(load).await,
@@ -116,13 +118,16 @@ impl Pool {
         match verdict {
             Ok(Verdict::End(settlement)) => queue.settle(id, settlement),
             Ok(Verdict::Quarantine(cause)) => queue.quarantine(id, cause),
+            Ok(Verdict::Failed(error)) if self.is_parked(Way::Write, &error) => {
+                queue.put_back(id, Some(&error), job.multipart.take());
+            }
             Ok(Verdict::Failed(error)) => {
                 let until = self.next_try(job.failures, &error);
                 tracing::debug!(task = id.0, %error, "an attempt failed");
                 queue.retry(id, until, Some(&error), job.multipart.take());
             }
             Ok(Verdict::Wait(until)) => queue.retry(id, until, None, job.multipart.take()),
-            Ok(Verdict::Cut) => queue.put_back(id, job.multipart.take()),
+            Ok(Verdict::Cut) => queue.put_back(id, None, job.multipart.take()),
             Err(panic) => queue.quarantine(id, Cause::Panicked(text_of(&*panic))),
         }
         back.id = None;
@@ -144,6 +149,7 @@ impl Pool {
             {
                 queue.end_load(&load, Err(error));
             }
+            Ok(Err(error)) if self.is_parked(Way::Read, &error) => queue.put_back_load(load),
             Ok(Err(error)) => {
                 let until = self.next_try(load.failures, &error);
                 queue.retry_load(load, until);
@@ -160,7 +166,7 @@ impl Pool {
 
     /// Whoever made it learns that it was cut off by its being dropped; a panic likewise.
     async fn run_call(&self, call: Call) {
-        let made = AssertUnwindSafe(call.0).catch_unwind();
+        let made = AssertUnwindSafe(call.made).catch_unwind();
         tokio::select! {
             biased;
             made = made => if let Err(panic) = made {
@@ -183,6 +189,10 @@ impl Pool {
         match put {
             Ok(Ok(())) => queue.end_image(image, Ok(())),
             Ok(Err(_)) if self.shared.cut.is_cancelled() => queue.put_back_image(image),
+            Ok(Err(error)) if self.is_parked(Way::Write, &error) => {
+                image.last_error = Some(cut(error.to_string()));
+                queue.put_back_image(image);
+            }
             Ok(Err(error)) if matches!(error.class, Class::Permanent | Class::Conflict) => {
                 self.shared.give_up_image(&mut image).await;
                 queue.end_image(image, Err(error));
@@ -224,6 +234,11 @@ impl Pool {
         }
     }
 
+    /// Whether an attempt failed because S3 refuses everything: no failure of what it was for.
+    fn is_parked(&self, way: Way, error: &RemoteError) -> bool {
+        error.class == Class::Environment && self.shared.traffic.is_parked(way)
+    }
+
     fn next_try(&self, failures: u32, error: &RemoteError) -> Instant {
         let config = self.shared.queue.config();
         let ceiling = retry::ceiling(
@@ -233,6 +248,18 @@ impl Pool {
         );
         let drawn = self.shared.random.up_to(ceiling);
         Instant::now() + retry::wait(drawn, error.retry_after, config.retry_cap)
+    }
+}
+
+/// What a worker was given with its job, until that is over.
+struct Passed<'a> {
+    pool: &'a Pool,
+    pass: Pass,
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        self.pool.shared.traffic.left(self.pass);
     }
 }
 

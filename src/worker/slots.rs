@@ -8,7 +8,9 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
+use crate::queue::gate::Way;
 use crate::queue::{Call, Queue, Totals};
+use crate::remote::classify::Operation;
 use crate::remote::{
     BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
     MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
@@ -35,6 +37,10 @@ impl Slots {
         operation: &'static str,
         make: impl FnOnce(Arc<dyn Remote>) -> RemoteFuture<'static, T> + Send + 'static,
     ) -> RemoteFuture<'_, T> {
+        let way = match Operation::by_name(operation).is_some_and(Operation::is_write) {
+            true => Way::Write,
+            false => Way::Read,
+        };
         async move {
             let (mut told, hears) = oneshot::channel();
             let (remote, queue) = (Arc::clone(&self.remote), Arc::clone(&self.queue));
@@ -48,7 +54,10 @@ impl Slots {
                 };
                 let _ = told.send(outcome);
             };
-            self.queue.submit_call(Call(call.boxed()));
+            self.queue.submit_call(Call {
+                way,
+                made: call.boxed(),
+            });
             match hears.await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(cut_off(operation)),

@@ -45,7 +45,7 @@ fn generation(id: u64) -> Task {
 }
 
 fn take(table: &mut Table) -> Option<u64> {
-    let task = table.take(Slot::General, Instant::now())?;
+    let task = table.take(Slot::General, Instant::now(), || true)?;
     task.sent = true;
     Some(task.id.0)
 }

@@ -1,0 +1,164 @@
+//! Health: one word that an engine can act on.
+//!
+//! Owns: the words, and which of several that are true is said. Does not own: the facts, which each
+//! layer tells of itself.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// How a queue or a store is. Of several that hold, the first in this order is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Health {
+    /// The journal or a part file could not be synced: nothing is written any more until the next
+    /// open. What was acknowledged is here or in S3.
+    Failed {
+        /// What failed.
+        cause: String,
+    },
+    /// Another has claimed the prefix: nothing is written or sent any more.
+    Fenced {
+        /// Who, as far as it is known.
+        by: String,
+    },
+    /// The local disk is full: nothing new is taken, what is here goes up, and makes room.
+    DiskFull,
+    /// S3 refuses everything one way; nothing is sent that way but a probe each `probe_interval`.
+    /// Credentials, permissions, the bucket or its storage want somebody's attention; nothing is
+    /// lost, and it goes on by itself when they are right.
+    Parked {
+        /// S3's code, or what else was wrong.
+        reason: String,
+        /// Since when.
+        since: SystemTime,
+    },
+    /// What an earlier life left is going up.
+    Recovering,
+    /// S3 asked for less, and fewer requests than `workers` are in flight.
+    Throttled,
+    /// The oldest task has waited for longer than `behind_after`: S3 is slow, failing or away, or
+    /// there is more to do than it takes.
+    Behind {
+        /// How long the oldest task has waited.
+        age: Duration,
+        /// Bytes that S3 does not have.
+        bytes: u64,
+    },
+    /// Nothing to tell.
+    Ok,
+}
+
+/// What it goes by.
+#[derive(Debug, Default)]
+pub(crate) struct Facts<'a> {
+    pub failed: Option<String>,
+    pub fenced: Option<&'a Error>,
+    pub disk_full: bool,
+    pub parked: Option<(String, SystemTime)>,
+    pub recovering: bool,
+    pub throttled: bool,
+    pub oldest: Duration,
+    pub bytes: u64,
+}
+
+impl Health {
+    pub(crate) fn of(facts: Facts<'_>, behind_after: Duration) -> Self {
+        let Facts {
+            failed,
+            fenced,
+            disk_full,
+            parked,
+            recovering,
+            throttled,
+            oldest,
+            bytes,
+        } = facts;
+        if let Some(cause) = failed {
+            return Self::Failed { cause };
+        }
+        if let Some(error) = fenced {
+            let by = match error {
+                Error::Fenced { owner, .. } => owner.clone(),
+                error => error.to_string(),
+            };
+            return Self::Fenced { by };
+        }
+        if disk_full {
+            return Self::DiskFull;
+        }
+        if let Some((reason, since)) = parked {
+            return Self::Parked { reason, since };
+        }
+        if recovering {
+            return Self::Recovering;
+        }
+        if throttled {
+            return Self::Throttled;
+        }
+        match oldest >= behind_after {
+            true => Self::Behind { age: oldest, bytes },
+            false => Self::Ok,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_is_said() {
+        let limit = Duration::from_secs(60);
+        let all = || Facts {
+            failed: Some("fsync".to_owned()),
+            fenced: None,
+            disk_full: true,
+            parked: Some(("ExpiredToken".to_owned(), SystemTime::UNIX_EPOCH)),
+            recovering: true,
+            throttled: true,
+            oldest: limit,
+            bytes: 7,
+        };
+        let mut facts = all();
+        let mut said = Vec::new();
+        let cures: [fn(&mut Facts<'_>); 6] = [
+            |facts| facts.failed = None,
+            |facts| facts.disk_full = false,
+            |facts| facts.parked = None,
+            |facts| facts.recovering = false,
+            |facts| facts.throttled = false,
+            |facts| facts.oldest = Duration::ZERO,
+        ];
+        for cured in 0..cures.len() {
+            said.push(Health::of(facts, limit));
+            facts = all();
+            for cure in &cures[..=cured] {
+                cure(&mut facts);
+            }
+        }
+        said.push(Health::of(facts, limit));
+        assert_eq!(
+            said,
+            [
+                Health::Failed {
+                    cause: "fsync".to_owned()
+                },
+                Health::DiskFull,
+                Health::Parked {
+                    reason: "ExpiredToken".to_owned(),
+                    since: SystemTime::UNIX_EPOCH
+                },
+                Health::Recovering,
+                Health::Throttled,
+                Health::Behind {
+                    age: limit,
+                    bytes: 7
+                },
+                Health::Ok,
+            ]
+        );
+    }
+}

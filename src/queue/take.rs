@@ -1,0 +1,155 @@
+//! Taking: which of all that waits the next worker gets.
+//!
+//! Owns: the order among tasks, loads, images, calls and aborts, slot by slot. Does not own: the
+//! order among tasks (`table.rs`), or whether anything may go at all (`gate.rs`).
+
+use std::mem;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::gate::{Gate, May};
+use super::image::Image;
+use super::line::Line;
+use super::load::Load;
+use super::table::Slot;
+use super::task::Lane;
+use super::{Job, State, TaskJob};
+
+impl State {
+    /// Whether this slot may have a load. Of the general slots, loads have at most half, beside the
+    /// one that is theirs alone: with one worker none, while theirs is in use, or a stream of loads
+    /// would keep every upload out.
+    fn for_loads(&self, slot: Slot, may: May, workers: usize) -> bool {
+        may.reads
+            && match slot {
+                Slot::General => self.loads.running() <= workers / 2,
+                Slot::Reserved(lane) => matches!(lane, Lane::Load | Lane::Checkpoint),
+            }
+    }
+
+    /// Whether this slot may send anything. Reading is not sending.
+    fn for_sending(&self, slot: Slot, may: May) -> bool {
+        may.writes && !self.is_held() && slot != Slot::Reserved(Lane::Load)
+    }
+
+    fn for_aborts(&self, slot: Slot) -> bool {
+        slot == Slot::General && self.aborts.running() == 0
+    }
+
+    /// The next job for this slot, of what may go.
+    pub(super) fn take(
+        &mut self,
+        slot: Slot,
+        may: May,
+        now: Instant,
+        gate: &dyn Gate,
+        workers: usize,
+    ) -> Option<Job> {
+        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
+        if slot != Slot::Reserved(Lane::Load)
+            && let Some(at) = self.calls.iter().position(|call| may.go(call.way))
+            && let Some(call) = self.calls.remove(at)
+        {
+            return Some(Job::Call(call));
+        }
+        self.loads.wake(now, || true);
+        if self.for_loads(slot, may, workers)
+            && let Some(load) = take_load(&mut self.loads, urgent_only)
+        {
+            return Some(Job::Load(load));
+        }
+        if !self.for_sending(slot, may) {
+            return None;
+        }
+        self.images.wake(now, || gate.affords_retry(now));
+        self.aborts.wake(now, || true);
+        if urgent_only {
+            // Whatever else there is: what a checkpoint waits for has this slot to itself.
+            let urgent = self.images.take_such(|_| true, Image::is_urgent);
+            return urgent
+                .map(Job::Image)
+                .or_else(|| self.take_task(slot, now, gate));
+        }
+        // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
+        // Turn by turn with tasks: neither keeps the other out.
+        if mem::take(&mut self.images_turn)
+            && let Some(image) = self.images.take(|_| true)
+        {
+            return Some(Job::Image(image));
+        }
+        let for_aborts = self.for_aborts(slot);
+        if for_aborts
+            && mem::take(&mut self.aborts_turn)
+            && let Some(abort) = self.aborts.take(|_| true)
+        {
+            return Some(Job::Abort(abort));
+        }
+        if let Some(job) = self.take_task(slot, now, gate) {
+            self.aborts_turn = true;
+            self.images_turn = true;
+            return Some(job);
+        }
+        if for_aborts && let Some(abort) = self.aborts.take(|_| true) {
+            return Some(Job::Abort(abort));
+        }
+        self.images.take(|_| true).map(Job::Image)
+    }
+
+    fn take_task(&mut self, slot: Slot, now: Instant, gate: &dyn Gate) -> Option<Job> {
+        let task = self.table.take(slot, now, || gate.affords_retry(now))?;
+        Some(Job::Task(Box::new(TaskJob {
+            id: task.id,
+            key: Arc::clone(&task.key),
+            policy: task.policy,
+            action: task.action.clone(),
+            condition: task.condition.clone(),
+            headers: Arc::clone(&task.headers),
+            len: task.len,
+            checksum: task.checksum,
+            memory: task.memory.clone(),
+            failures: task.failures,
+            sent_before: mem::replace(&mut task.sent, true),
+            in_flight: None,
+            multipart: task.multipart.take(),
+        })))
+    }
+
+    /// When there may be more for this slot. Only of what it may take: of anything else, one that
+    /// is due and has to wait for another slot would have this worker look again without a pause.
+    pub(super) fn next_due(
+        &self,
+        slot: Slot,
+        may: May,
+        now: Instant,
+        gate: &dyn Gate,
+        workers: usize,
+    ) -> Option<Instant> {
+        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
+        let sends = self.for_sending(slot, may);
+        // What is due and still in back-off has to be paid for first.
+        let paid = |due: Instant| match due > now {
+            true => due,
+            false => gate.next_retry(now),
+        };
+        let loads = self.for_loads(slot, may, workers);
+        let images = sends && (!urgent_only || self.images.has(Image::is_urgent));
+        let dues = [
+            self.loads.next_due().filter(|_| loads),
+            self.table.next_due().filter(|_| sends).map(paid),
+            self.images.next_due().filter(|_| images).map(paid),
+            self.aborts
+                .next_due()
+                .filter(|_| sends && self.for_aborts(slot)),
+        ];
+        dues.into_iter().flatten().min()
+    }
+}
+
+fn take_load(loads: &mut Line<Load>, urgent_only: bool) -> Option<Load> {
+    let urgent = loads.take_such(Load::is_kept, Load::is_urgent);
+    urgent.or_else(|| match urgent_only {
+        true => None,
+        false => loads.take(Load::is_kept),
+    })
+}
