@@ -18,11 +18,11 @@ use super::abort::Abort;
 use super::admission::Need;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started,
-    TaskRecord, kind, slot,
+    self, AbortRecord, ActionRecord, Crashes, Failed, Multipart, OutstandingRecord, Quarantine,
+    Started, TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
-use super::task::{Action, Cause, TaskId};
+use super::task::{Action, Cause, TaskId, cut};
 use super::{Queue, Totals};
 
 /// A request of an earlier life that may still happen.
@@ -93,7 +93,7 @@ impl Queue {
         let mut crashes = counted.count;
         let quarantined = note(owner, slot::QUARANTINE)
             .and_then(|note| record::decode::<Quarantine>(&note.head))
-            .map(|quarantine| quarantine.cause);
+            .map(Quarantine::into_cause);
         let mut suspect = false;
         if let Some(Started {
             condition: Some(condition),
@@ -142,9 +142,7 @@ impl Queue {
                 crashes,
                 "quarantined: in flight at every crash"
             );
-            let head = record::encode(&Quarantine {
-                cause: cause.clone(),
-            });
+            let head = record::encode(&Quarantine::new(cause.clone()));
             self.note(id, slot::QUARANTINE, head.into(), true);
             status = Status::Quarantined(cause);
             suspect = false;
@@ -190,6 +188,8 @@ impl Queue {
             .map(|id| TaskId(*id))
             .filter(|id| state.table.get(*id).is_some())
             .collect();
+        let failed =
+            note(owner, slot::FAILED).and_then(|note| record::decode::<Failed>(&note.head));
         let cell = Cell::new();
         cell.set_durable();
         state.table.insert(Task {
@@ -220,7 +220,8 @@ impl Queue {
             durable: true,
             status,
             failures: 0,
-            last_error: None,
+            failed_before: failed.as_ref().map_or(0, |failed| failed.attempts),
+            last_error: failed.map(|failed| cut(failed.error)),
             crashes,
             sent,
             suspect,

@@ -23,6 +23,7 @@ use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
+use crate::remote::tally::{Errors, Tally};
 use crate::remote::timed::Timed;
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{Layers, Shutdown, Unfinished};
@@ -195,6 +196,8 @@ async fn open(
             kind: std::io::ErrorKind::InvalidInput,
         });
     }
+    let errors = Arc::new(Errors::default());
+    let remote: Arc<dyn Remote> = Arc::new(Tally::new(remote, Arc::clone(&errors)));
     let prefix = remote.prefix().to_owned();
     let queue = Queue::new(
         Arc::clone(&config),
@@ -298,6 +301,7 @@ async fn open(
             queue,
             shutdown,
             workers,
+            errors,
             driver,
             stall,
             damage: recovered.damage,
