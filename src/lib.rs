@@ -14,6 +14,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod inspect;
 pub mod io;
 pub mod journal;
 mod metrics;
@@ -46,6 +47,7 @@ pub use checkpoint::{
 };
 pub use config::Config;
 pub use error::{Error, Result};
+pub use inspect::{Inspection, inspect};
 pub use metrics::Snapshot;
 pub use op::{Op, Operation};
 pub use part::FailingPart;

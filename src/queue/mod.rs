@@ -24,9 +24,11 @@ mod abort;
 pub(crate) mod admission;
 pub(crate) mod body;
 mod call;
+mod charge;
 mod control;
 mod drain;
 pub(crate) mod image;
+pub(crate) mod inspect;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod lanes;

@@ -12,14 +12,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::journal::{Append, Recovered, RecoveredNote, RecoveredOwner};
+use crate::journal::{Append, Recovered, RecoveredOwner};
 
 use super::abort::Abort;
 use super::admission::Need;
+use super::charge::{Charge, note};
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Crashes, Failed, Multipart, OutstandingRecord, Quarantine,
-    Started, TaskRecord, kind, slot,
+    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, Quarantine, Started,
+    TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
 use super::task::{Action, Cause, TaskId, cut};
@@ -85,16 +86,15 @@ impl Queue {
             found.unreadable += 1;
             return;
         };
-        let started = note(owner, slot::STARTED);
-        let in_flight = started.and_then(|note| record::decode::<Started>(&note.head));
-        let counted = note(owner, slot::CRASHES)
-            .and_then(|note| record::decode::<Crashes>(&note.head))
-            .unwrap_or_default();
-        let mut crashes = counted.count;
         let quarantined = note(owner, slot::QUARANTINE)
             .and_then(|note| record::decode::<Quarantine>(&note.head))
             .map(Quarantine::into_cause);
-        let mut suspect = false;
+        let Charge {
+            in_flight,
+            crashes,
+            new,
+            mut suspect,
+        } = Charge::of(owner, clean, quarantined.is_some());
         if let Some(Started {
             condition: Some(condition),
             expires_unix_ms,
@@ -109,19 +109,10 @@ impl Queue {
                 },
             });
         }
-        if let Some(started) = started.filter(|_| in_flight.is_some() && quarantined.is_none()) {
-            if !clean && started.location > counted.counted_to {
-                crashes = crashes.saturating_add(1);
-                let counted = Crashes {
-                    count: crashes,
-                    counted_to: started.location,
-                };
-                self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
-            }
-            // Also one that was charged earlier and has not had its turn since.
-            suspect = crashes > 0;
-            found.suspects += u64::from(suspect);
+        if let Some(counted) = new {
+            self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
         }
+        found.suspects += u64::from(suspect);
         let upload =
             note(owner, slot::MULTIPART).and_then(|note| record::decode::<Multipart>(&note.head));
         if let Some(upload) = upload {
@@ -244,11 +235,4 @@ impl Queue {
             tracing::debug!(%error, "what is over stays on record");
         }
     }
-}
-
-fn note(owner: &RecoveredOwner, slot: u8) -> Option<&RecoveredNote> {
-    owner
-        .notes
-        .iter()
-        .find(|note| note.slot == slot && !note.head.is_empty())
 }
