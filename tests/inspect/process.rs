@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3_writeback::inspect::{Inspection, inspect};
+use s3_writeback::inspect::{InspectedTask, Inspection, inspect};
 use s3_writeback::remote::{
     CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage, MultipartUpload,
     ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture, UploadPart,
@@ -236,12 +236,13 @@ fn c13_a_crash_looping_directory_is_looked_at_and_not_changed() {
     for life in 1..=3 {
         let mut process = Life::start(&dir, true);
         process.at_the_culprit();
-        // Beside it, while it writes: until its note of the attempt is there.
+        // Beside it, while it writes: until the note of this life's attempt is there.
         let until = Instant::now() + LIMIT;
         loop {
             let found = inspect(&dir).unwrap();
             assert!(found.damage.is_empty() && found.unreadable.is_empty());
-            if found.tasks.iter().any(|task| task.in_flight) {
+            let noted = |task: &InspectedTask| task.in_flight && task.crashes == life;
+            if found.tasks.iter().any(noted) {
                 break;
             }
             assert!(Instant::now() < until, "{found:?}");
