@@ -144,7 +144,7 @@ impl Row {
     ) -> Self {
         let retryable = !matches!(class, Permanent | Conflict);
         row(
-            "",
+            code,
             Does::Says(status, code),
             on,
             class,

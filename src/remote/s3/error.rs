@@ -70,18 +70,7 @@ pub(super) fn transport_of(error: &(dyn Error + 'static), timeout: bool) -> Tran
     });
     let text = chain(error).to_ascii_lowercase();
     if connecting {
-        // What is said before there is a connection and is not understood is the handshake: a
-        // server that speaks no TLS is answered so by rustls.
-        let not_understood = causes(error).any(|cause| {
-            cause
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
-        });
-        if not_understood
-            || text.contains("certificate")
-            || text.contains("tls")
-            || text.contains("handshake")
-        {
+        if text.contains("certificate") || text.contains("tls") || text.contains("handshake") {
             return Transport::Tls;
         }
         if text.contains("dns error") || text.contains("failed to lookup address") {
