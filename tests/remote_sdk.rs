@@ -15,7 +15,7 @@ use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, future::ProvideCredentials as Provided,
 };
 use bytes::Bytes;
-use s3_writeback::remote::Class::{Conflict, Environment, Permanent, Throttle, Transient};
+use s3_writeback::remote::Class::{Conflict, Environment, Permanent, Transient};
 use s3_writeback::remote::Effect::{NotApplied, Unknown};
 use s3_writeback::remote::deadline::within;
 use s3_writeback::remote::s3::{ConnectError, PayloadSigning};
