@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 mod health;
+pub mod inspect;
 pub mod io;
 pub mod journal;
 mod metrics;
@@ -48,6 +49,7 @@ pub use checkpoint::{
 pub use config::Config;
 pub use error::{Error, Result};
 pub use health::Health;
+pub use inspect::{Inspection, inspect};
 pub use metrics::Snapshot;
 pub use op::{Op, Operation};
 pub use part::FailingPart;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::journal::JournalStatus;
 use crate::phase::Phase;
 use crate::queue::Counts;
+use crate::remote::ErrorCount;
 use crate::remote::probe::Capabilities;
 use crate::worker::TrafficSnapshot;
 
@@ -50,6 +51,9 @@ pub struct Snapshot {
     pub requests: u64,
     /// Requests whose reply was lost.
     pub unknown: u64,
+    /// Requests that failed, by code: first the codes that nobody has heard of, which are tried
+    /// again for as long as they last. At most 161.
+    pub remote_errors: Vec<ErrorCount>,
     /// Given-up requests that may still take effect.
     pub outstanding: usize,
     /// Tasks that went to quarantine.

@@ -26,6 +26,7 @@ use crate::queue::receipt::Receipt;
 use crate::queue::task::{Body, Options, TaskId};
 use crate::queue::{PauseWhat, PendingTask, QuarantinedTask, Queue, Submission, Totals};
 use crate::remote::Remote;
+use crate::remote::tally::Errors;
 use crate::runtime::{Driver, Runtime};
 use crate::shutdown::{Phase, Shutdown, ShutdownHold, ShutdownReport};
 use crate::time::millis;
@@ -52,6 +53,7 @@ struct Inner {
     queue: Arc<Queue>,
     shutdown: Arc<Shutdown>,
     workers: Arc<Workers>,
+    errors: Arc<Errors>,
     driver: Driver,
     seen: Arc<Seen>,
     damage: Vec<Damage>,
@@ -415,6 +417,7 @@ impl UploadQueue {
             deleted: Totals::read(&totals.deleted),
             requests: Totals::read(&totals.requests),
             unknown: Totals::read(&totals.unknown),
+            remote_errors: inner.errors.list(),
             outstanding: inner.workers.outstanding(),
             quarantined: Totals::read(&totals.quarantined),
             recovered: Totals::read(&totals.recovered),

@@ -1,5 +1,5 @@
-//! The real SDK client against a scripted server: what it makes of each answer, how often it
-//! asks, and what it puts on the wire.
+//! The real SDK client against a scripted server: what it puts on the wire, and what it makes of
+//! what comes back. (What each error means: `classification.rs`.)
 
 #[path = "support/scripted.rs"]
 mod scripted;
@@ -15,7 +15,7 @@ use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, future::ProvideCredentials as Provided,
 };
 use bytes::Bytes;
-use s3_writeback::remote::Class::{Conflict, Environment, Permanent, Throttle, Transient};
+use s3_writeback::remote::Class::{Conflict, Environment, Permanent, Transient};
 use s3_writeback::remote::Effect::{NotApplied, Unknown};
 use s3_writeback::remote::deadline::within;
 use s3_writeback::remote::s3::{ConnectError, PayloadSigning};
@@ -83,139 +83,6 @@ fn complete() -> CompleteMultipart {
     }
 }
 
-/// Every row: the answer, one attempt, the class, the effect.
-#[tokio::test]
-async fn each_answer_to_a_conditional_put_is_one_attempt_with_its_class_and_effect() {
-    #[rustfmt::skip]
-    let rows: &[(u16, &str, Class, Effect)] = &[
-        (503, "SlowDown", Throttle, NotApplied),
-        (503, "SlowDownWrite", Throttle, NotApplied),
-        (503, "ServiceUnavailable", Throttle, NotApplied),
-        (503, "XMinioServerNotInitialized", Transient, NotApplied),
-        (503, "", Throttle, Unknown),
-        (500, "InternalError", Transient, Unknown),
-        (502, "", Transient, Unknown),
-        (504, "", Transient, Unknown),
-        (429, "", Throttle, NotApplied),
-        (429, "TooManyRequests", Throttle, NotApplied),
-        (400, "RequestTimeout", Transient, NotApplied),
-        (400, "ExpiredToken", Environment, NotApplied),
-        (403, "InvalidAccessKeyId", Environment, NotApplied),
-        (403, "SignatureDoesNotMatch", Environment, NotApplied),
-        (403, "AccessDenied", Environment, NotApplied),
-        (404, "NoSuchBucket", Environment, NotApplied),
-        (404, "NoSuchKey", Conflict, NotApplied),
-        (412, "PreconditionFailed", Conflict, NotApplied),
-        (409, "ConditionalRequestConflict", Transient, NotApplied),
-        (409, "OperationAborted", Transient, NotApplied),
-        (400, "BadDigest", Transient, NotApplied),
-        (400, "IncompleteBody", Transient, NotApplied),
-        (400, "EntityTooLarge", Permanent, NotApplied),
-        (400, "InvalidArgument", Permanent, NotApplied),
-        (501, "NotImplemented", Permanent, NotApplied),
-        (507, "XMinioStorageFull", Environment, NotApplied),
-        (301, "PermanentRedirect", Environment, NotApplied),
-        (307, "TemporaryRedirect", Environment, NotApplied),
-        (200, "InternalError", Transient, Unknown),
-        (400, "NeverHeardOf", Transient, NotApplied),
-    ];
-    for &(status, code, class, effect) in rows {
-        let (server, remote) = serving([Action::error(status, code)]).await;
-        let error = remote.put(put()).await.expect_err(code);
-        assert_eq!(
-            (error.class, error.effect),
-            (class, effect),
-            "{status} {code}: {error}"
-        );
-        assert_eq!(error.status, Some(status), "{code}");
-        assert_eq!(error.code.as_deref().unwrap_or_default(), code);
-        assert_eq!(server.attempts(), 1, "{status} {code}");
-    }
-}
-
-#[tokio::test]
-async fn each_answer_to_a_completion() {
-    #[rustfmt::skip]
-    let rows: &[(u16, &str, Class, Effect)] = &[
-        (200, "SlowDown", Throttle, Unknown),
-        (200, "InternalError", Transient, Unknown),
-        (500, "InternalError", Transient, Unknown),
-        (404, "NoSuchUpload", Transient, Unknown),
-        (400, "InvalidPart", Permanent, NotApplied),
-        (412, "PreconditionFailed", Conflict, NotApplied),
-    ];
-    for &(status, code, class, effect) in rows {
-        let (server, remote) = serving([Action::error(status, code)]).await;
-        let error = remote.complete_multipart(complete()).await.expect_err(code);
-        assert_eq!(
-            (error.class, error.effect),
-            (class, effect),
-            "{status} {code}: {error}"
-        );
-        assert_eq!(server.attempts(), 1, "{status} {code}");
-    }
-}
-
-/// A clock that is wrong is the environment's fault, and does not make the SDK ask again.
-#[tokio::test]
-async fn a_skewed_clock_is_one_attempt() {
-    let date = [("date", "Thu, 01 Jan 2099 00:00:00 GMT")];
-    let (server, remote) =
-        serving([Action::with(403, &date, error_body("RequestTimeTooSkewed"))]).await;
-    let error = remote.put(put()).await.unwrap_err();
-    assert_eq!((error.class, error.effect), (Environment, NotApplied));
-    assert_eq!(server.attempts(), 1);
-}
-
-#[tokio::test]
-async fn an_answer_that_is_lost_leaves_a_write_unknown_and_a_read_without_effect() {
-    let cut_off = |status| Action::CutOff {
-        status,
-        headers: Vec::new(),
-        promised: 500,
-        body: error_body("InternalError").into_bytes()[..40].to_vec(),
-    };
-    let failures = [
-        Action::Reset,
-        Action::Close,
-        cut_off(500),
-        cut_off(503),
-        cut_off(403),
-        cut_off(412),
-    ];
-    for action in failures {
-        let (server, remote) = serving([action.clone()]).await;
-        let error = remote.put(put()).await.expect_err("no answer");
-        assert_eq!(error.effect, Unknown, "{action:?}: {error}");
-        assert!(error.is_retryable(), "{action:?}: {error}");
-        assert_eq!(server.attempts(), 1, "{action:?}");
-        let get = GetRequest {
-            key: "some/key".to_owned(),
-            range: None,
-        };
-        let error = remote.get(get).await.expect_err("no answer");
-        assert_eq!(error.effect, NotApplied, "{action:?}");
-        assert_eq!(server.attempts(), 2, "{action:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_refused_connection_did_nothing() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let error = remote_at(&format!("http://{address}"))
-        .put(put())
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.class, error.effect),
-        (Transient, NotApplied),
-        "{error}"
-    );
-    assert!(error.has_code("ConnectFailure"), "{error}");
-}
-
 /// Real sockets, so real time: two seconds, and no other way to see that nothing else ends it.
 #[tokio::test]
 async fn a_hang_ends_at_the_attempt_deadline_as_unknown() {
@@ -240,37 +107,6 @@ async fn a_hang_ends_at_the_attempt_deadline_as_unknown() {
         hang(Action::NeverAnswer, large()),
         hang(Action::NeverRead, large()),
     );
-}
-
-#[tokio::test]
-async fn what_a_server_wants_is_passed_on() {
-    let headers = [("retry-after", "7"), ("x-amz-retry-after", "1500")];
-    let (_server, remote) = serving([Action::with(503, &headers, error_body("SlowDown"))]).await;
-    let error = remote.put(put()).await.unwrap_err();
-    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-}
-
-#[tokio::test]
-async fn bytes_that_are_bad_here_are_permanent() {
-    let (_server, remote) = serving([Action::error(400, "BadDigest")]).await;
-    let bad = PutRequest {
-        checksum: Crc64(1),
-        ..put()
-    };
-    assert_eq!(remote.put(bad).await.unwrap_err().class, Permanent);
-    assert_eq!(remote.put(put()).await.unwrap_err().class, Transient);
-}
-
-#[tokio::test]
-async fn a_success_with_another_checksum_is_none() {
-    let headers = [
-        ("etag", "\"e\""),
-        ("x-amz-checksum-crc64nvme", "AAAAAAAAAAE="),
-    ];
-    let (_server, remote) = serving([Action::with(200, &headers, "")]).await;
-    let error = remote.put(put()).await.unwrap_err();
-    assert_eq!((error.class, error.effect), (Transient, Unknown), "{error}");
-    assert!(error.has_code("ChecksumMismatch"));
 }
 
 fn no_chunks(request: &Captured) {
@@ -830,7 +666,7 @@ async fn connecting_names_the_bucket_and_what_is_wrong_with_it() {
         .unwrap_err();
     assert!(matches!(error, ConnectError::ClockSkewed { .. }), "{error}");
     let error = connect(Action::error(503, "SlowDown")).await.unwrap_err();
-    assert!(matches!(&error, ConnectError::Failed { error, .. } if error.is_retryable()));
+    assert!(matches!(&error, ConnectError::Failed { error, .. } if error.retryable));
 }
 
 #[tokio::test]

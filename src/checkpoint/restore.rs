@@ -155,6 +155,11 @@ pub(crate) fn refuse_marked(fs: &dyn Fs, dir: &Path) -> Result<()> {
     }
 }
 
+/// The checkpoint that a directory is being restored from, if that was begun and not ended.
+pub(crate) fn unfinished(fs: &dyn Fs, dir: &Path) -> Result<Option<u64>> {
+    Ok(read_mark(fs, dir)?.map(|mark| mark.listed.number))
+}
+
 fn read_mark(fs: &dyn Fs, dir: &Path) -> Result<Option<Mark>> {
     let path = dir.join(MARK);
     let failed = |error: &std::io::Error| Error::directory(&path, error);

@@ -125,6 +125,40 @@ impl Stand {
     }
 }
 
+/// What a directory's records say of its checkpoints and its turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InspectedStand {
+    /// The checkpoint that its files follow.
+    pub checkpoint: Option<u64>,
+    /// When that was drawn, in milliseconds since the Unix epoch, by its owner's clock.
+    pub checkpoint_unix_ms: Option<u64>,
+    /// One that it was about to commit: it may be in S3.
+    pub attempt: Option<u64>,
+    /// The epoch that it held last.
+    pub epoch: Option<u64>,
+    /// Another has claimed the prefix since.
+    pub fenced: bool,
+}
+
+/// Reads the record of it, and changes nothing; `None` where it cannot be read.
+pub(crate) fn inspect(owner: &RecoveredOwner) -> Option<InspectedStand> {
+    let stand = read(owner)?;
+    let base = stand.base.map(|base| base.listed);
+    Some(InspectedStand {
+        checkpoint: base.as_ref().map(|listed| listed.number),
+        checkpoint_unix_ms: base.map(|listed| listed.unix_ms),
+        attempt: stand.attempt.map(|attempt| attempt.listed.number),
+        epoch: stand.held,
+        fenced: stand.fenced,
+    })
+}
+
+fn read(owner: &RecoveredOwner) -> Option<Stand> {
+    let note = owner.notes.iter().find(|note| note.slot == SLOT);
+    decode(note.map_or(&owner.head, |note| &note.head))
+}
+
 /// What is on record of it.
 #[derive(Debug)]
 pub(crate) struct Stands {
@@ -139,9 +173,7 @@ impl Stands {
                 state: Mutex::new((Stand::default(), None)),
             });
         };
-        let note = owner.notes.iter().find(|note| note.slot == SLOT);
-        let head = note.map_or(&owner.head, |note| &note.head);
-        let stand = decode(head).ok_or_else(|| {
+        let stand = read(owner).ok_or_else(|| {
             Error::Damaged("what the directory stands on cannot be read".to_owned())
         })?;
         Ok(Self {

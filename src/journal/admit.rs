@@ -87,11 +87,11 @@ impl Core {
             self.admit_now(&mut room, record);
         }
         for record in std::mem::take(&mut self.held) {
-            self.admit_other(&mut room, record);
+            self.admit_other(shared, &mut room, record);
         }
         for record in std::mem::take(&mut self.incoming) {
             if !begins(&record) {
-                self.admit_other(&mut room, record);
+                self.admit_other(shared, &mut room, record);
             } else if record.vital {
                 self.admit_vital(&mut room, record);
             } else if self.vitals.is_empty()
@@ -132,7 +132,7 @@ impl Core {
         ordinary.is_ok() || self.vitals.iter().any(is_it)
     }
 
-    pub(super) fn admit_other(&mut self, room: &mut Room, record: Record) {
+    fn admit_other(&mut self, shared: &Shared, room: &mut Room, record: Record) {
         let bytes = record.frame_bytes();
         if self.waits(record.owner()) {
             // Its owner has not begun yet.
@@ -144,7 +144,12 @@ impl Core {
                 return self.admit_vital(room, record);
             }
             if !record.sync && !room.admits_optional(bytes) {
-                self.finished.push(record.location);
+                // Left out on a disk that is full. Before the first spare is there, which every life
+                // begins with, it waits for that: a crash is charged to what was in flight.
+                match shared.spare_error.lock().is_some() {
+                    true => self.finished.push(record.location),
+                    false => self.held.push_back(record),
+                }
                 return;
             }
             if record.sync && !room.admits_note(bytes) {

@@ -13,10 +13,16 @@ use std::io;
 
 use super::commit::{Core, Stall, mark_record};
 use super::error::{JournalError, JournalFailure};
-use super::frame::KIND_CLEAN;
+use super::frame::{KIND_CLEAN, What};
 use super::fs::OpenMode;
-use super::record::Location;
+use super::record::{Effect, Location};
 use super::shared::{Body, Record, Shared, State};
+
+/// Notes that nobody waits for, and that say nothing to whoever finds the clean mark.
+fn is_left_out(record: &Record) -> bool {
+    let is_note = matches!(record.what, What::Effect(Effect::Note { .. }));
+    is_note && !record.sync && !record.vital
+}
 
 impl Core {
     /// Makes staged payloads durable and gives them their names, before any record names them.
@@ -153,13 +159,13 @@ impl Core {
 
     /// The last turn.
     pub(super) fn seal(&mut self, shared: &Shared) {
-        let waiting: Vec<Location> = self
-            .vitals
-            .drain(..)
-            .chain(self.begins.drain(..))
+        let all = self.vitals.drain(..).chain(self.begins.drain(..));
+        let (waiting, left_out): (Vec<Record>, Vec<Record>) = all
             .chain(self.held.drain(..))
-            .map(|record| record.location)
-            .collect();
+            .partition(|record| !is_left_out(record));
+        let left_out = left_out.iter().map(|record| record.location);
+        self.finished.extend(left_out);
+        let waiting: Vec<Location> = waiting.iter().map(|record| record.location).collect();
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let cause = JournalFailure::new("waiting for room in", &shared.layout.dir, full);
         self.void(shared, &waiting, &cause);

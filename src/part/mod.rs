@@ -41,6 +41,7 @@ pub(crate) mod flush;
 pub(crate) mod for_checkpoint;
 pub(crate) mod header;
 pub mod id;
+pub(crate) mod inspect;
 pub(crate) mod intent;
 #[cfg(all(test, shuttle))]
 mod interleavings;

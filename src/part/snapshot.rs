@@ -126,27 +126,7 @@ impl PartFile {
     /// Fills the header from a snapshot.
     pub(crate) fn read_snapshot(&self, path: &Path, bytes: &[u8]) -> Result<Snapshot> {
         let bad = |what: &str| Error::Damaged(format!("{}: {what}", path.display()));
-        if bytes.get(..8) != Some(MAGIC) {
-            return Err(bad("is no header snapshot"));
-        }
-        let word = |at| u32_at(bytes, at).ok_or_else(|| bad("is cut off"));
-        let (version, min_reader) = (word(8)?, word(12)?);
-        if min_reader > VERSION {
-            return Err(Error::Version {
-                path: path.to_owned(),
-                found: version,
-                oldest: MIN_READER,
-                newest: VERSION,
-            });
-        }
-        let head_len = word(16)? as usize;
-        let head = bytes
-            .get(24..24 + head_len)
-            .ok_or_else(|| bad("is cut off"))?;
-        if crc32c(head) != word(20)? {
-            return Err(bad("its head has a wrong checksum"));
-        }
-        let head: Head = decode(head).ok_or_else(|| bad("its head cannot be read"))?;
+        let (head, head_len) = head_of(path, bytes)?;
         if head.incarnation != self.incarnation || head.part_bytes != self.part_bytes {
             return Err(bad("is another file's"));
         }
@@ -193,6 +173,50 @@ impl PartFile {
             intents: head.intents,
         })
     }
+}
+
+/// What comes before the pages, and its length.
+fn head_of(path: &Path, bytes: &[u8]) -> Result<(Head, usize)> {
+    let bad = |what: &str| Error::Damaged(format!("{}: {what}", path.display()));
+    if bytes.get(..8) != Some(MAGIC) {
+        return Err(bad("is no header snapshot"));
+    }
+    let word = |at| u32_at(bytes, at).ok_or_else(|| bad("is cut off"));
+    let (version, min_reader) = (word(8)?, word(12)?);
+    if min_reader > VERSION {
+        return Err(Error::Version {
+            path: path.to_owned(),
+            found: version,
+            oldest: MIN_READER,
+            newest: VERSION,
+        });
+    }
+    let len = word(16)? as usize;
+    let head = bytes.get(24..24 + len).ok_or_else(|| bad("is cut off"))?;
+    if crc32c(head) != word(20)? {
+        return Err(bad("its head has a wrong checksum"));
+    }
+    let head = decode(head).ok_or_else(|| bad("its head cannot be read"))?;
+    Ok((head, len))
+}
+
+/// Reads what comes before the pages, and not the pages.
+pub(crate) fn read_head(fs: &dyn Fs, path: &Path) -> Result<Snapshot> {
+    let failed = |error: io::Error| Error::directory(path, &error);
+    let file = fs.open(path, OpenMode::Read).map_err(failed)?;
+    let len = file.stat().map_err(failed)?.len;
+    let mut bytes = vec![0; usize::try_from(len.min(24)).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+    let whole = u64::from(u32_at(&bytes, 16).unwrap_or(0)) + 24;
+    bytes.resize(usize::try_from(whole.min(len)).unwrap_or(0), 0);
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+    let (head, _) = head_of(path, &bytes)?;
+    Ok(Snapshot {
+        len: head.len,
+        upto: head.upto,
+        cut: head.cut,
+        intents: head.intents,
+    })
 }
 
 /// Where a snapshot is.

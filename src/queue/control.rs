@@ -49,9 +49,9 @@ pub struct PendingTask {
     pub deletes: bool,
     /// What it is doing: `waiting`, `ready`, `running`, `in back-off` or `quarantined`.
     pub state: &'static str,
-    /// Attempts that failed in a row.
+    /// Attempts that failed in a row since open.
     pub failures: u32,
-    /// The last of those failures.
+    /// The last failure, at most 1 KiB; from before open as long as there is none since.
     pub last_error: Option<String>,
 }
 
@@ -68,7 +68,7 @@ pub struct QuarantinedTask {
     pub len: u64,
     /// Why.
     pub cause: Cause,
-    /// The last failure of an attempt.
+    /// The last failure of an attempt, at most 1 KiB.
     pub last_error: Option<String>,
 }
 
@@ -215,6 +215,7 @@ impl Queue {
         });
         self.journal
             .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
+        self.note(id, slot::FAILED, Bytes::new(), false);
         let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
             return Err(Error::NoSuchTask(id));
         };

@@ -25,10 +25,12 @@ mod abort;
 pub(crate) mod admission;
 pub(crate) mod body;
 mod call;
+mod charge;
 mod control;
 mod drain;
 pub(crate) mod gate;
 pub(crate) mod image;
+pub(crate) mod inspect;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod lanes;

@@ -4,11 +4,13 @@
 //! not own: frames, segments and recovery, which are the journal's. Kinds are never reused; a
 //! record that gains a field becomes a new kind, so that old ones are read for ever.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::remote::{Crc64, ETag, ObjectHeaders};
+use crate::remote::{Class, Crc64, ETag, Effect, ObjectHeaders, RemoteError};
 
-use super::task::{Action, Borrowed, Cause, Condition, KeyPolicy, Lane};
+use super::task::{Action, Borrowed, Cause, Condition, KeyPolicy, Lane, TaskId};
 
 /// Kinds of records that begin an owner.
 pub(crate) mod kind {
@@ -36,6 +38,8 @@ pub(crate) mod slot {
     pub(crate) const CRASHES: u8 = 3;
     /// Its multipart upload: [`super::Multipart`], empty when that is over.
     pub(crate) const MULTIPART: u8 = 4;
+    /// Attempts at it that failed: [`super::Failed`], empty when it was replayed.
+    pub(crate) const FAILED: u8 = 5;
 }
 
 /// A task as submitted.
@@ -111,10 +115,108 @@ pub(crate) struct OutstandingRecord {
     pub expires_unix_ms: u64,
 }
 
+/// Attempts that failed. Noted at the first, second, fourth, eighth, ... of them, so that an outage
+/// does not fill the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    /// How many, over all lives.
+    pub attempts: u32,
+    /// The last one's error, cut.
+    pub error: String,
+}
+
 /// Why a task is in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Quarantine {
-    pub cause: Cause,
+    cause: CauseRecord,
+}
+
+impl Quarantine {
+    pub(crate) fn new(cause: Cause) -> Self {
+        Self {
+            cause: cause.into(),
+        }
+    }
+
+    pub(crate) fn into_cause(self) -> Cause {
+        self.cause.into()
+    }
+}
+
+/// A [`Cause`] as it is kept: what its public shape gains does not change the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum CauseRecord {
+    Refused(ErrorRecord),
+    ForeignWrite { found: Option<ETag> },
+    Panicked(String),
+    CrashLoop { crashes: u32 },
+    LocalCorruption(String),
+    SourceMissing(String),
+    SourceChanged(String),
+    Dependency(TaskId),
+    ConditionsUnsupported,
+}
+
+/// A [`RemoteError`] as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ErrorRecord {
+    operation: String,
+    effect: Effect,
+    class: Class,
+    status: Option<u16>,
+    code: Option<String>,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl From<Cause> for CauseRecord {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Refused(error) => Self::Refused(ErrorRecord {
+                operation: error.operation,
+                effect: error.effect,
+                class: error.class,
+                status: error.status,
+                code: error.code,
+                message: error.message,
+                retry_after: error.retry_after,
+            }),
+            Cause::ForeignWrite { found } => Self::ForeignWrite { found },
+            Cause::Panicked(text) => Self::Panicked(text),
+            Cause::CrashLoop { crashes } => Self::CrashLoop { crashes },
+            Cause::LocalCorruption(text) => Self::LocalCorruption(text),
+            Cause::SourceMissing(text) => Self::SourceMissing(text),
+            Cause::SourceChanged(text) => Self::SourceChanged(text),
+            Cause::Dependency(task) => Self::Dependency(task),
+            Cause::ConditionsUnsupported => Self::ConditionsUnsupported,
+        }
+    }
+}
+
+impl From<CauseRecord> for Cause {
+    fn from(record: CauseRecord) -> Self {
+        match record {
+            CauseRecord::Refused(error) => Self::Refused(RemoteError {
+                operation: error.operation,
+                effect: error.effect,
+                class: error.class,
+                // What could succeed later is not refused.
+                retryable: error.class.is_retryable(),
+                status: error.status,
+                code: error.code,
+                message: error.message,
+                retry_after: error.retry_after,
+            }),
+            CauseRecord::ForeignWrite { found } => Self::ForeignWrite { found },
+            CauseRecord::Panicked(text) => Self::Panicked(text),
+            CauseRecord::CrashLoop { crashes } => Self::CrashLoop { crashes },
+            CauseRecord::LocalCorruption(text) => Self::LocalCorruption(text),
+            CauseRecord::SourceMissing(text) => Self::SourceMissing(text),
+            CauseRecord::SourceChanged(text) => Self::SourceChanged(text),
+            CauseRecord::Dependency(task) => Self::Dependency(task),
+            CauseRecord::ConditionsUnsupported => Self::ConditionsUnsupported,
+        }
+    }
 }
 
 /// A multipart upload that is under way.
@@ -164,5 +266,37 @@ mod tests {
         };
         assert_eq!(decode::<TaskRecord>(&encode(&task)), Some(task));
         assert_eq!(decode::<TaskRecord>(&[]), None);
+    }
+
+    /// The bytes that directories have: they are read for ever, whatever the types gain.
+    #[test]
+    fn a_cause_is_kept_in_the_bytes_that_it_always_was() {
+        let refused = RemoteError::permanent("PutObject", 400, "InvalidArgument");
+        #[rustfmt::skip]
+        let bytes = [
+            &[0, 9][..], b"PutObject", &[0, 3], // refused, by what; not applied, permanent
+            &[1, 0x90, 3], &[1, 15], b"InvalidArgument", // 400
+            &[7], b"refused", &[0],
+        ]
+        .concat();
+        let kept = Quarantine::new(Cause::Refused(refused.clone()));
+        assert_eq!(encode(&kept), bytes);
+        let read = decode::<Quarantine>(&bytes).map(Quarantine::into_cause);
+        assert_eq!(read, Some(Cause::Refused(refused)));
+        let others = [
+            (Cause::ForeignWrite { found: None }, vec![1, 0]),
+            (Cause::Panicked("p".to_owned()), vec![2, 1, b'p']),
+            (Cause::CrashLoop { crashes: 3 }, vec![3, 3]),
+            (Cause::LocalCorruption("c".to_owned()), vec![4, 1, b'c']),
+            (Cause::SourceMissing("m".to_owned()), vec![5, 1, b'm']),
+            (Cause::SourceChanged("s".to_owned()), vec![6, 1, b's']),
+            (Cause::Dependency(TaskId(9)), vec![7, 9]),
+            (Cause::ConditionsUnsupported, vec![8]),
+        ];
+        for (cause, bytes) in others {
+            assert_eq!(encode(&Quarantine::new(cause.clone())), bytes);
+            let read = decode::<Quarantine>(&bytes).map(Quarantine::into_cause);
+            assert_eq!(read, Some(cause));
+        }
     }
 }

@@ -12,17 +12,18 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::journal::{Append, Recovered, RecoveredNote, RecoveredOwner};
+use crate::journal::{Append, Recovered, RecoveredOwner};
 
 use super::abort::Abort;
 use super::admission::Need;
+use super::charge::{Charge, note};
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started,
+    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, Quarantine, Started,
     TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
-use super::task::{Action, Cause, TaskId};
+use super::task::{Action, Cause, TaskId, cut};
 use super::{Queue, Totals};
 
 /// A request of an earlier life that may still happen.
@@ -86,16 +87,15 @@ impl Queue {
             found.unreadable += 1;
             return;
         };
-        let started = note(owner, slot::STARTED);
-        let in_flight = started.and_then(|note| record::decode::<Started>(&note.head));
-        let counted = note(owner, slot::CRASHES)
-            .and_then(|note| record::decode::<Crashes>(&note.head))
-            .unwrap_or_default();
-        let mut crashes = counted.count;
         let quarantined = note(owner, slot::QUARANTINE)
             .and_then(|note| record::decode::<Quarantine>(&note.head))
-            .map(|quarantine| quarantine.cause);
-        let mut suspect = false;
+            .map(Quarantine::into_cause);
+        let Charge {
+            in_flight,
+            crashes,
+            new,
+            mut suspect,
+        } = Charge::of(owner, clean, quarantined.is_some());
         if let Some(Started {
             condition: Some(condition),
             expires_unix_ms,
@@ -110,19 +110,10 @@ impl Queue {
                 },
             });
         }
-        if let Some(started) = started.filter(|_| in_flight.is_some() && quarantined.is_none()) {
-            if !clean && started.location > counted.counted_to {
-                crashes = crashes.saturating_add(1);
-                let counted = Crashes {
-                    count: crashes,
-                    counted_to: started.location,
-                };
-                self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
-            }
-            // Also one that was charged earlier and has not had its turn since.
-            suspect = crashes > 0;
-            found.suspects += u64::from(suspect);
+        if let Some(counted) = new {
+            self.note(id, slot::CRASHES, record::encode(&counted).into(), true);
         }
+        found.suspects += u64::from(suspect);
         let upload =
             note(owner, slot::MULTIPART).and_then(|note| record::decode::<Multipart>(&note.head));
         if let Some(upload) = upload {
@@ -143,9 +134,7 @@ impl Queue {
                 crashes,
                 "quarantined: in flight at every crash"
             );
-            let head = record::encode(&Quarantine {
-                cause: cause.clone(),
-            });
+            let head = record::encode(&Quarantine::new(cause.clone()));
             self.note(id, slot::QUARANTINE, head.into(), true);
             status = Status::Quarantined(cause);
             suspect = false;
@@ -191,6 +180,8 @@ impl Queue {
             .map(|id| TaskId(*id))
             .filter(|id| state.table.get(*id).is_some())
             .collect();
+        let failed =
+            note(owner, slot::FAILED).and_then(|note| record::decode::<Failed>(&note.head));
         let cell = Cell::new();
         cell.set_durable();
         state.table.insert(Task {
@@ -221,7 +212,8 @@ impl Queue {
             durable: true,
             status,
             failures: 0,
-            last_error: None,
+            failed_before: failed.as_ref().map_or(0, |failed| failed.attempts),
+            last_error: failed.map(|failed| cut(failed.error)),
             crashes,
             sent,
             suspect,
@@ -244,11 +236,4 @@ impl Queue {
             tracing::debug!(%error, "what is over stays on record");
         }
     }
-}
-
-fn note(owner: &RecoveredOwner, slot: u8) -> Option<&RecoveredNote> {
-    owner
-        .notes
-        .iter()
-        .find(|note| note.slot == slot && !note.head.is_empty())
 }

@@ -23,7 +23,7 @@ use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
 use super::receipt::{Cell, Settlement};
-use super::record::{self, Quarantine, kind, slot};
+use super::record::{self, Failed, Quarantine, kind, slot};
 use super::table::{Ended, Status};
 use super::task::{Cause, TaskId, cut};
 use super::{Queue, State, Totals};
@@ -187,7 +187,7 @@ impl Queue {
     ) {
         // The latest note says that it is not in flight any more: a crash is not charged to it.
         self.note(id, slot::STARTED, Bytes::new(), false);
-        {
+        let failed = {
             let mut state = self.lock();
             if let Some(task) = state.table.get_mut(id) {
                 task.multipart = multipart;
@@ -195,6 +195,16 @@ impl Queue {
             state
                 .table
                 .retry(id, until, error.map(|error| cut(error.to_string())));
+            state.table.get(id).and_then(|task| {
+                let error = error.and(task.last_error.clone())?;
+                let attempts = task.failed_before.saturating_add(task.failures);
+                task.failures
+                    .is_power_of_two()
+                    .then_some(Failed { attempts, error })
+            })
+        };
+        if let Some(failed) = failed {
+            self.note(id, slot::FAILED, record::encode(&failed).into(), false);
         }
         self.changed();
     }
@@ -328,7 +338,7 @@ pub(crate) struct Rest {
 }
 
 fn quarantine_note(id: TaskId, cause: Cause) -> Append {
-    let head = record::encode(&Quarantine { cause });
+    let head = record::encode(&Quarantine::new(cause));
     // Before the end of what it depended on, on a full disk too.
     Append::note(kind::NOTE, id.0, slot::QUARANTINE, head).vital()
 }

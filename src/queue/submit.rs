@@ -461,6 +461,7 @@ impl Queue {
             durable: false,
             status: Status::Waiting,
             failures: 0,
+            failed_before: 0,
             last_error: None,
             crashes: 0,
             sent: false,

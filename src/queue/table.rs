@@ -57,8 +57,10 @@ pub(crate) struct Task {
     pub since: Instant,
     pub durable: bool,
     pub status: Status,
-    /// Attempts that failed in a row.
+    /// Attempts that failed in a row in this life; those of earlier lives are in the journal.
     pub failures: u32,
+    /// Attempts that failed in earlier lives, as far as they were noted.
+    pub failed_before: u32,
     pub last_error: Option<String>,
     pub crashes: u32,
     /// An attempt was started, in this life or an earlier one, and so may have reached S3: it is
@@ -731,6 +733,7 @@ impl Table {
         task.permit = Some(permit);
         task.since = now;
         task.failures = 0;
+        task.failed_before = 0;
         task.crashes = 0;
         task.last_error = None;
         let cell = Arc::clone(&task.cell);

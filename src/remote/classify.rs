@@ -192,14 +192,8 @@ pub struct Verdict {
     pub effect: Effect,
     /// How to react.
     pub class: Class,
-}
-
-impl Verdict {
-    /// Whether the same request can succeed later without being changed.
-    #[must_use]
-    pub fn retryable(self) -> bool {
-        self.class.is_retryable()
-    }
+    /// Whether the very same request can succeed later.
+    pub retryable: bool,
 }
 
 /// For which requests a row holds.
@@ -239,6 +233,8 @@ struct Row {
     class: Class,
     /// Of a write; a read has none.
     effect: Effect,
+    /// Whether the same request can succeed later.
+    retryable: bool,
 }
 
 const fn code(name: &'static str, class: Class, effect: Effect) -> Row {
@@ -248,6 +244,7 @@ const fn code(name: &'static str, class: Class, effect: Effect) -> Row {
         when: When::Always,
         class,
         effect,
+        retryable: class.is_retryable(),
     }
 }
 
@@ -258,7 +255,26 @@ const fn status(status: u16, class: Class, effect: Effect) -> Row {
         when: When::Always,
         class,
         effect,
+        retryable: class.is_retryable(),
     }
+}
+
+/// Any status of these hundreds.
+const fn hundreds(hundreds: u16, class: Class, effect: Effect) -> Row {
+    let mut row = status(0, class, effect);
+    row.status = Status::Hundreds(hundreds);
+    row
+}
+
+const fn with_code(mut row: Row, code: Code) -> Row {
+    row.code = code;
+    row
+}
+
+/// The failure passes, and this request does not: another one takes its place.
+const fn not_the_same(mut row: Row) -> Row {
+    row.retryable = false;
+    row
 }
 
 const fn when(mut row: Row, when: When) -> Row {
@@ -295,6 +311,8 @@ const ROWS: &[Row] = &[
     code("XMinioBackendDown", Transient, NotApplied),
     code("XMinioAdminConfigNoQuorum", Transient, NotApplied),
     // Races that the server resolved by refusing this one: nothing happened, try again.
+    // Of a completion: the upload is spent, and its parts with it.
+    when(not_the_same(code("ConditionalRequestConflict", Transient, NotApplied)), When::Complete),
     code("ConditionalRequestConflict", Transient, NotApplied),
     code("OperationAborted", Transient, NotApplied),
     // The request arrived short.
@@ -336,9 +354,11 @@ const ROWS: &[Row] = &[
     // Conditions. If-Match on a key that does not exist is 404 on S3, 412 elsewhere.
     code("PreconditionFailed", Conflict, NotApplied),
     when(code("NoSuchKey", Conflict, NotApplied), When::ConditionalWrite),
+    // The SDK's word for a 404 without a body: not S3's, which would have said what is not there.
+    code("NotFound", Transient, NotApplied),
     // A lost upload: of a completion it may mean that an earlier one went through.
-    when(code("NoSuchUpload", Transient, Unknown), When::Complete),
-    code("NoSuchUpload", Transient, NotApplied),
+    when(not_the_same(code("NoSuchUpload", Transient, Unknown)), When::Complete),
+    not_the_same(code("NoSuchUpload", Transient, NotApplied)),
     // What this request can never have.
     code("EntityTooLarge", Permanent, NotApplied),
     code("EntityTooSmall", Permanent, NotApplied),
@@ -364,7 +384,8 @@ const ROWS: &[Row] = &[
     code("XMinioParentIsObject", Permanent, NotApplied),
     code("XMinioObjectExistsAsDirectory", Permanent, NotApplied),
     code("XMinioObjectTampered", Permanent, NotApplied),
-    Row { status: Status::Any, code: Code::StartsWith("KMS."), when: When::Always, class: Permanent, effect: NotApplied },
+    // What a key service refuses; its own trouble comes as 5xx and passes.
+    with_code(hundreds(4, Permanent, NotApplied), Code::StartsWith("KMS.")),
     // By status, where the code is missing or unknown.
     status(429, Throttle, NotApplied),
     status(507, Environment, NotApplied),
@@ -381,13 +402,13 @@ const ROWS: &[Row] = &[
     status(501, Permanent, NotApplied),
     // An answer to HEAD has no body, so no code: 400 stands for an expired token or another
     // region, neither of which backing off cures.
-    Row { status: Status::Is(400), code: Code::None, when: When::Head, class: Environment, effect: NotApplied },
+    when(with_code(status(400, Environment, NotApplied), Code::None), When::Head),
     // A proxy's 408 or 503 is not S3's: what lies behind it may have gone through.
     status(408, Transient, Unknown),
-    Row { status: Status::Is(503), code: Code::None, when: When::Always, class: Throttle, effect: Unknown },
-    Row { status: Status::Hundreds(4), code: Code::Any, when: When::Always, class: Transient, effect: NotApplied },
-    Row { status: Status::Hundreds(3), code: Code::Any, when: When::Always, class: Environment, effect: NotApplied },
-    Row { status: Status::Any, code: Code::Any, when: When::Always, class: Transient, effect: Unknown },
+    with_code(status(503, Throttle, Unknown), Code::None),
+    hundreds(4, Transient, NotApplied),
+    hundreds(3, Environment, NotApplied),
+    Row { status: Status::Any, ..hundreds(0, Transient, Unknown) },
 ];
 
 impl Row {
@@ -431,10 +452,16 @@ pub fn classify(request: Request, failure: Failure<'_>) -> Verdict {
             let row = ROWS
                 .iter()
                 .find(|row| row.fits(request, status, code, message));
-            let (class, effect) = row.map_or((Transient, Unknown), |row| (row.class, row.effect));
+            let (class, effect, retryable) = row.map_or((Transient, Unknown, true), |row| {
+                (row.class, row.effect, row.retryable)
+            });
             // An error inside a success: S3 had begun to carry it out.
             let effect = if status / 100 == 2 { Unknown } else { effect };
-            Verdict { effect, class }
+            Verdict {
+                effect,
+                class,
+                retryable,
+            }
         }
     };
     if request.operation.is_write() {
@@ -442,9 +469,20 @@ pub fn classify(request: Request, failure: Failure<'_>) -> Verdict {
     } else {
         Verdict {
             effect: NotApplied,
-            class: verdict.class,
+            ..verdict
         }
     }
+}
+
+/// Whether some row names this code. What none names is transient by its status alone, which
+/// somebody should look at: it is counted by name.
+#[must_use]
+pub fn is_listed(code: &str) -> bool {
+    ROWS.iter().any(|row| match row.code {
+        Code::Is(listed) => listed == code,
+        Code::StartsWith(start) => code.starts_with(start),
+        Code::None | Code::Any => false,
+    })
 }
 
 fn classify_transport(kind: Transport) -> Verdict {
@@ -460,7 +498,11 @@ fn classify_transport(kind: Transport) -> Verdict {
         | Transport::BodyDamaged
         | Transport::ChecksumMismatch => (Unknown, Transient),
     };
-    Verdict { effect, class }
+    Verdict {
+        effect,
+        class,
+        retryable: class.is_retryable(),
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! | `validate` | what S3 must refuse, refused before it is sent |
 //! | `multipart` | one upload in parts, resumed across attempts |
 //! | `timed` | every request within its deadline |
+//! | `tally` | what it has said no with, counted by code |
 //! | `probe` | whether conditions are honoured, tried out |
 //! | `s3` | the production implementation (feature `s3`) |
 
@@ -30,6 +31,7 @@ pub mod outcome;
 pub mod probe;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub(crate) mod tally;
 pub(crate) mod timed;
 pub mod validate;
 
@@ -45,6 +47,7 @@ pub use deadline::attempt_deadline;
 pub use outcome::{Class, Effect, RemoteError};
 #[cfg(feature = "s3")]
 pub use s3::S3Remote;
+pub use tally::ErrorCount;
 pub use validate::ValidationError;
 
 /// What every call on a [`Remote`] returns.

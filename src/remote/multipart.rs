@@ -477,6 +477,7 @@ fn later(error: MultipartError) -> MultipartError {
     match error {
         MultipartError::Remote(error) => MultipartError::Remote(RemoteError {
             class: Class::Transient,
+            retryable: true,
             ..error
         }),
         other => other,
@@ -559,7 +560,7 @@ async fn retry_until<'a, T>(
             Err(error) => error,
         };
         let wish = error.retry_after.unwrap_or(pause).max(pause);
-        if !error.is_retryable() || Instant::now() + wish >= until {
+        if !error.retryable || Instant::now() + wish >= until {
             return Err(error);
         }
         tokio::time::sleep(wish).await;

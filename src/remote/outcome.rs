@@ -37,9 +37,10 @@ pub enum Class {
 }
 
 impl Class {
-    /// Whether the same request can succeed later without being changed.
+    /// Whether what failed so is tried again, by whoever made the request. Of one request
+    /// [`RemoteError::retryable`] says it more exactly.
     #[must_use]
-    pub fn is_retryable(self) -> bool {
+    pub const fn is_retryable(self) -> bool {
         match self {
             Self::Transient | Self::Throttle | Self::Environment => true,
             Self::Permanent | Self::Conflict => false,
@@ -65,6 +66,10 @@ pub struct RemoteError {
     pub effect: Effect,
     /// What kind of failure.
     pub class: Class,
+    /// Whether the very same request can succeed later. Not the same as its class: an upload in
+    /// parts that the server has lost is transient, for another one is begun, and no request with
+    /// its id will ever succeed.
+    pub retryable: bool,
     /// The HTTP status, where there was one.
     pub status: Option<u16>,
     /// S3's error code, where there was one.
@@ -79,7 +84,11 @@ impl RemoteError {
     /// The error of `request` that failed as `failure`, classified.
     #[must_use]
     pub fn classified(request: Request, failure: Failure<'_>, message: &str) -> Self {
-        let Verdict { effect, class } = classify(request, failure);
+        let Verdict {
+            effect,
+            class,
+            retryable,
+        } = classify(request, failure);
         let (status, code) = match failure {
             Failure::Answer { status, code, .. } => (Some(status), code.map(cut_code)),
             Failure::Transport(kind) => (None, kind.code().map(str::to_owned)),
@@ -88,6 +97,7 @@ impl RemoteError {
             operation: request.operation.name().to_owned(),
             effect,
             class,
+            retryable,
             status,
             code,
             message: cut(message),
@@ -100,6 +110,7 @@ impl RemoteError {
             operation: operation.into(),
             effect,
             class,
+            retryable: class.is_retryable(),
             status: None,
             code: None,
             message: cut(message),
@@ -209,10 +220,16 @@ impl RemoteError {
         self
     }
 
-    /// Whether the same request can succeed later without being changed.
+    /// The same error, with no text longer than is kept: what made it may be somebody else's.
     #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        self.class.is_retryable()
+    pub(crate) fn bounded(mut self) -> Self {
+        self.operation = cut_code(&self.operation);
+        self.code = self.code.as_deref().map(cut_code);
+        if self.message.len() > MAX_MESSAGE_BYTES {
+            self.message = cut(&self.message);
+        }
+        self.retry_after = self.retry_after.map(|wish| wish.min(MAX_RETRY_AFTER));
+        self
     }
 
     /// Whether S3 said exactly this code.

@@ -448,7 +448,7 @@ impl Probe<'_> {
                 let delete = self.remote.delete(&key, None);
                 match within("DeleteObject", MIN_ATTEMPT, delete).await {
                     Ok(()) => break,
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if error.retryable => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                     Err(_) => break,

@@ -42,7 +42,7 @@ pub use builder::{PayloadSigning, S3Builder};
 pub use connect::ConnectError;
 use error::{fail, status_of};
 use identity::RefreshableCache;
-use read::{collect, of_range};
+use read::{StatusOf, collect, of_range, refused};
 use wire::{
     check, conditions, confirmed, decoded, encoded, encryption, listed_key, metadata, quoted, size,
     storage_class, system_time, total_of, unquoted, unreadable, write_id_of,
@@ -169,7 +169,9 @@ impl S3Remote {
             // Of a range there is no checksum to check.
             None => call = call.checksum_mode(ChecksumMode::Enabled),
         }
-        let got = match call.send().await {
+        let status = StatusOf::default();
+        let sent = call.customize().interceptor(status.clone()).send().await;
+        let got = match sent {
             Ok(got) => got,
             Err(error) => {
                 let error = fail(request, error, || true);
@@ -183,9 +185,9 @@ impl S3Remote {
         let promised = size(got.content_length());
         let total = total_of(got.content_range()).or(promised);
         let partial = got.content_range().is_some();
-        let etag = got
-            .e_tag()
-            .ok_or_else(|| unreadable(request, "no entity tag"))?;
+        let Some(etag) = got.e_tag() else {
+            return Err(refused(request, status.get(), got.body).await);
+        };
         let info = ObjectInfo {
             etag: unquoted(etag),
             size: total.unwrap_or_default(),

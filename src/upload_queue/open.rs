@@ -23,6 +23,7 @@ use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::remote::Remote;
+use crate::remote::tally::{Errors, Tally};
 use crate::remote::timed::{Deadlines, Timed};
 use crate::runtime::{Driver, RunOn, Runtime};
 use crate::shutdown::{Layers, Shutdown, Unfinished};
@@ -194,6 +195,11 @@ async fn open(
             kind: std::io::ErrorKind::InvalidInput,
         });
     }
+    let errors = Arc::new(Errors::default());
+    let remote: Arc<dyn Remote> = Arc::new(Tally {
+        remote,
+        with: Arc::clone(&errors),
+    });
     let prefix = remote.prefix().to_owned();
     let queue = Queue::new(
         Arc::clone(&config),
@@ -299,6 +305,7 @@ async fn open(
             queue,
             shutdown,
             workers,
+            errors,
             driver,
             seen,
             damage: recovered.damage,

@@ -211,7 +211,7 @@ impl Traffic {
                 },
             };
             let change = state.breaker.heard(way, started, says, now);
-            let fails = matches!(heard, Heard::Failed(error) if error.class.is_retryable());
+            let fails = matches!(heard, Heard::Failed(error) if error.retryable);
             let failures = match fails || matches!(heard, Heard::GaveUp) {
                 true => state.failures.add(now),
                 false => None,

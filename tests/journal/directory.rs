@@ -596,3 +596,36 @@ fn many_threads_on_a_real_disk() {
         .collect();
     assert_eq!(found, live);
 }
+
+/// The first note of a life is the one that matters when every life ends at the same attempt: it
+/// comes before there is a spare segment, and waits for one instead of being left out.
+#[test]
+fn a_note_right_after_an_open_is_not_left_out() {
+    for owners in [1, 20, 100] {
+        let fs = SimFs::new();
+        let (journal, _) = open(&fs, 1);
+        let first = begin(&journal, text(1, 30));
+        for _ in 1..owners {
+            begin(&journal, text(1, 300));
+        }
+        journal.drive();
+        fs.kill();
+        drop(journal);
+        for life in 2..5_u8 {
+            let (journal, _) = open(&fs, life.into());
+            let note = Append::note(2, first, 1, vec![life; 40]).unsynced();
+            journal.append(note).unwrap();
+            journal.drive();
+            fs.kill();
+            drop(journal);
+            let found = inspect(&fs, Path::new(DIR)).unwrap().recovered;
+            let notes = &found.owners[0].notes;
+            assert_eq!(notes.len(), 1, "{owners} owners, life {life}");
+            assert_eq!(
+                notes[0].head[..],
+                [life; 40],
+                "{owners} owners, life {life}"
+            );
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! A server that does what it is told, for one request after the other: answers, breaks off,
 //! resets, hangs. It speaks just enough HTTP/1.1 for the S3 SDK and remembers what it was sent.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ pub enum Action {
     NeverAnswer,
     /// Accepts the connection and never reads.
     NeverRead,
+    /// Answers the first bytes of a connection, whatever they are, and closes it.
+    Babble(Vec<u8>),
 }
 
 impl Action {
@@ -94,6 +97,7 @@ struct Shared {
     captured: Mutex<Vec<Captured>>,
     /// Requests, and connections that were not read.
     attempts: Mutex<usize>,
+    connections: Mutex<usize>,
 }
 
 impl Shared {
@@ -127,6 +131,7 @@ impl Scripted {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                *inside.connections.lock().unwrap() += 1;
                 connections.spawn(serve(stream, Arc::clone(&inside)));
             }
         });
@@ -145,6 +150,10 @@ impl Scripted {
         *self.shared.attempts.lock().unwrap()
     }
 
+    pub fn connections(&self) -> usize {
+        *self.shared.connections.lock().unwrap()
+    }
+
     pub fn captured(&self) -> Vec<Captured> {
         self.shared.captured.lock().unwrap().clone()
     }
@@ -153,13 +162,19 @@ impl Scripted {
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
     loop {
-        let unread = matches!(
-            shared.script.lock().unwrap().front(),
-            Some(Action::NeverRead)
-        );
-        if unread {
+        let first = shared.script.lock().unwrap().front().cloned();
+        if let Some(Action::NeverRead) = first {
             shared.next();
             std::future::pending::<()>().await;
+        }
+        if let Some(Action::Babble(bytes)) = first {
+            shared.next();
+            let _ = stream.read_buf(&mut buffer).await;
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+            // Until the other side has closed too: a reset could overtake what was said.
+            while let Ok(1..) = stream.read_buf(&mut buffer).await {}
+            return;
         }
         let Some(request) = read_request(&mut stream, &mut buffer).await else {
             return;
@@ -193,7 +208,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 return;
             }
             Action::Close => return,
-            Action::NeverAnswer | Action::NeverRead => std::future::pending::<()>().await,
+            Action::NeverAnswer | Action::NeverRead | Action::Babble(_) => {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ fn task(id: u64, key: &str) -> Task {
         durable: true,
         status: Status::Waiting,
         failures: 0,
+        failed_before: 0,
         last_error: None,
         crashes: 0,
         sent: false,

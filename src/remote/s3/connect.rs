@@ -6,12 +6,10 @@
 use std::time::Duration;
 
 use aws_credential_types::provider::ProvideCredentials;
-use aws_sdk_s3::error::SdkError;
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::S3Remote;
-use super::error::{chain, fail};
+use super::error::{chain, fail, is_elsewhere, region_in};
 use crate::remote::classify::{Operation, Request};
 use crate::remote::{Class, RemoteError};
 
@@ -86,7 +84,7 @@ pub enum ConnectError {
         /// The deadline.
         after: Duration,
     },
-    /// Anything else; [`RemoteError::is_retryable`] says whether to ask again.
+    /// Anything else; [`RemoteError::retryable`] says whether to ask again.
     #[error("bucket {bucket:?} cannot be used: {error}")]
     Failed {
         /// The bucket.
@@ -102,21 +100,9 @@ const HERE: Request = Request {
     body_intact: true,
 };
 
-fn region_in<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
-    let headers = error.raw_response()?.headers();
-    headers.get("x-amz-bucket-region").map(str::to_owned)
-}
-
 /// Whether this says that the bucket is elsewhere.
-fn is_elsewhere(error: &RemoteError) -> bool {
-    const CODES: [&str; 4] = [
-        "PermanentRedirect",
-        "TemporaryRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-    ];
-    CODES.iter().any(|code| error.has_code(code))
-        || matches!(error.status, Some(301 | 302 | 303 | 307 | 308))
+fn elsewhere(error: &RemoteError) -> bool {
+    is_elsewhere(error.code.as_deref()) || matches!(error.status, Some(301 | 302 | 303 | 307 | 308))
 }
 
 impl S3Remote {
@@ -176,7 +162,7 @@ impl S3Remote {
         };
         let actual = region_in(&error);
         let error = fail(HERE, error, || true);
-        if is_elsewhere(&error) {
+        if elsewhere(&error) {
             return Err(ConnectError::OtherRegion {
                 bucket: bucket(),
                 configured,

@@ -109,14 +109,20 @@ where
         parse_retry_after(header("retry-after"), header("x-amz-retry-after"))
     });
     let status = status_of(&error);
+    let region = region_in(&error);
     let made = match &error {
         SdkError::ServiceError(context) => {
             let inner = context.err();
             let code = inner.code().filter(|code| !code.is_empty());
-            let text = match inner.message() {
+            let mut text = match inner.message() {
                 Some(message) => cut(message),
                 None => chain(inner),
             };
+            if let Some(region) = region
+                && (is_elsewhere(code) || matches!(status, Some(300..400)))
+            {
+                text = cut(&format!("the bucket is in region {region}: {text}"));
+            }
             let about_digest = code.is_some_and(|code| DIGEST_CODES.contains(&code));
             let request = if about_digest {
                 request.body_intact(intact())
@@ -157,6 +163,27 @@ where
         _ => RemoteError::classified(request, Failure::Transport(Transport::Io), &chain(&error)),
     };
     made.with_retry_after(retry_after)
+}
+
+/// The region that the server says the bucket is in.
+pub(super) fn region_in<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
+    let headers = error.raw_response()?.headers();
+    let region = headers.get("x-amz-bucket-region")?;
+    // A word; from a server that is not what we take it for, too.
+    Some(region.chars().take(64).collect())
+}
+
+/// Whether a code says that the bucket is in another region.
+pub(super) fn is_elsewhere(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some(
+            "PermanentRedirect"
+                | "TemporaryRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException"
+        )
+    )
 }
 
 /// An answer that broke off, or is not S3's. Its status still tells whether to slow down or to

@@ -1,9 +1,18 @@
 //! Reading the body of a GET: whole, or an error.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
 use bytes::{Bytes, BytesMut};
 
 use super::error::chain;
+use super::wire::unreadable;
 use crate::remote::RemoteError;
 use crate::remote::classify::{Failure, Request, Transport};
 
@@ -33,6 +42,69 @@ pub(super) async fn collect(
             Err(damaged(request, &text))
         }
         _ => Ok(bytes.freeze()),
+    }
+}
+
+/// How much of a body is looked at for an error.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// The error of a GET that was answered with a success and no object. MinIO says so, with 206, of
+/// an object whose bytes it finds damaged; the SDK takes it for the object.
+pub(super) async fn refused(request: Request, status: u16, mut body: ByteStream) -> RemoteError {
+    let mut bytes = BytesMut::new();
+    while bytes.len() < MAX_ERROR_BODY
+        && let Some(Ok(chunk)) = body.next().await
+    {
+        bytes.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let within = |name: &str| {
+        let (_, from) = text.split_once(&format!("<{name}>"))?;
+        from.split_once(&format!("</{name}>"))
+            .map(|(inside, _)| inside)
+    };
+    let code = text
+        .contains("<Error>")
+        .then(|| within("Code"))
+        .flatten()
+        .filter(|code| !code.is_empty());
+    let Some(code) = code else {
+        return unreadable(request, "no entity tag");
+    };
+    let message = within("Message").unwrap_or_default();
+    let failure = Failure::Answer {
+        status,
+        code: Some(code),
+        message,
+    };
+    RemoteError::classified(request, failure, message)
+}
+
+/// Remembers the status of an answer, which the SDK does not tell of a success.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StatusOf(Arc<AtomicU16>);
+
+impl StatusOf {
+    pub(super) fn get(&self) -> u16 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for StatusOf {
+    fn name(&self) -> &'static str {
+        "StatusOf"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let status = context.response().status().as_u16();
+        self.0.store(status, Ordering::Relaxed);
+        Ok(())
     }
 }
 
