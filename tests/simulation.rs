@@ -99,3 +99,63 @@ fn the_nth_call_fails() {
     assert_eq!(swept.struck.len(), sim::sweep::What::all().len());
     assert!(swept.runs() > 300, "{}", swept.runs());
 }
+
+/// Every scenario that has a name holds, by a few seeds each; and the table of the page names each
+/// row that has one. The example plays more (`--scenarios`).
+#[test]
+fn every_named_scenario_holds() {
+    use std::collections::BTreeSet;
+    let all = sim::scenarios::all();
+    let page = include_str!("../docs/simulation.md");
+    let (_, table) = page
+        .split_once("## Scenarios with a name")
+        .expect("has one");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let lines = table.lines().filter_map(|line| line.strip_prefix("| "));
+    // Row, and the name in backticks.
+    let listed: BTreeSet<(String, String)> = lines
+        .filter_map(|line| {
+            let mut cells = line.split(" | ");
+            let (rows, name) = (cells.next()?, cells.next()?.strip_prefix('`')?);
+            Some((rows, name.strip_suffix('`')?))
+        })
+        .flat_map(|(rows, name)| {
+            let each = rows.split(' ').map(str::to_owned);
+            each.map(|row| (row, name.to_owned())).collect::<Vec<_>>()
+        })
+        .collect();
+    let played: BTreeSet<(String, String)> = all
+        .iter()
+        .flat_map(|one| {
+            one.rows
+                .iter()
+                .map(|row| (row.to_string(), one.name.to_owned()))
+        })
+        .collect();
+    assert!(
+        listed
+            .iter()
+            .all(|(row, _)| !sim::scenarios::of(row).is_empty())
+    );
+    let unlisted: Vec<_> = played.difference(&listed).collect();
+    let unplayed: Vec<_> = listed.difference(&played).collect();
+    assert!(
+        unlisted.is_empty(),
+        "not in docs/simulation.md: {unlisted:?}"
+    );
+    assert!(
+        unplayed.is_empty(),
+        "in docs/simulation.md, and nowhere else: {unplayed:?}"
+    );
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let (tally, failed) = sim::scenarios::play(&all, 0..2, jobs, false);
+    if let Some(first) = failed.first() {
+        panic!(
+            "{} failed, one of them:\n{}\n{}",
+            failed.len(),
+            first.last.join("\n"),
+            first.told()
+        );
+    }
+    assert!(tally.checked > 200 && all.len() > 80, "{tally:?}");
+}

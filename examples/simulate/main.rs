@@ -5,6 +5,8 @@
 //! cargo run --release --example simulate -- --seed 17 --log
 //! cargo run --release --example simulate -- --sweep
 //! cargo run --release --example simulate -- --case lost-reply@17 --log
+//! cargo run --release --example simulate -- --scenarios --seeds 0..100
+//! cargo run --release --example simulate -- --scenario E9 --seed 3 --log
 //! ```
 
 #![allow(
@@ -14,6 +16,7 @@
 
 mod sim;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::ops::Range;
 use std::process::ExitCode;
@@ -25,15 +28,16 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
+use sim::scenarios;
 use sim::sweep::{self, Case, Swept};
 use sim::{Outcome, Tally};
 
 /// Lives of a store with everything that can go wrong, by seed.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Seeds to run: FIRST..END, without END.
-    #[arg(long, value_parser = seeds, default_value = "0..1000")]
-    seeds: Range<u64>,
+    /// Seeds to run: FIRST..END, without END. Without it 0..1000, and of each scenario 0..20.
+    #[arg(long, value_parser = seeds)]
+    seeds: Option<Range<u64>>,
     /// One seed only.
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
@@ -56,6 +60,12 @@ struct Cli {
     /// One run of a sweep only: WHAT@N.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "sweep"])]
     case: Option<Case>,
+    /// Instead of seeds of everything: each scenario that has a name.
+    #[arg(long, conflicts_with_all = ["sweep", "case"])]
+    scenarios: bool,
+    /// Those of one row of the table, or the one of this name.
+    #[arg(long, conflicts_with_all = ["sweep", "case", "scenarios"])]
+    scenario: Option<String>,
     /// Prints simulated hours and what happened in them, by kind.
     #[arg(long)]
     hours_report: bool,
@@ -142,7 +152,7 @@ fn work(shared: &Shared, cli: &Cli, nth: usize, bar: &ProgressBar) {
 
 /// Names the seeds that do not end: they spin, or the clock stands still.
 fn watch(shared: &Shared) {
-    let mut told = std::collections::BTreeSet::new();
+    let mut told = BTreeSet::new();
     while !shared.stop.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_secs(1));
         for (seed, since) in shared
@@ -196,6 +206,52 @@ fn sweep_all(cli: &Cli) -> ExitCode {
     }
 }
 
+/// Scenarios with a name, or those of one row.
+fn play_all(cli: &Cli) -> ExitCode {
+    let began = Instant::now();
+    let which = match &cli.scenario {
+        Some(what) => scenarios::of(what),
+        None => scenarios::all(),
+    };
+    if which.is_empty() {
+        eprintln!("there is no such scenario; there are:");
+        for one in scenarios::all() {
+            eprintln!("  {} ({})", one.name, one.rows.join(" "));
+        }
+        return ExitCode::from(2);
+    }
+    let seeds = cli.seed.map(|seed| seed..seed + 1);
+    let seeds = seeds.or_else(|| cli.seeds.clone()).unwrap_or(0..20);
+    let count = seeds.end - seeds.start;
+    let jobs = if cli.log { 1 } else { jobs(cli) };
+    let (tally, failed) = scenarios::play(&which, seeds, jobs, cli.log);
+    let mut named = BTreeSet::new();
+    for one in &failed {
+        if named.insert(one.scenario.name) {
+            eprintln!("  {}\n{}", one.last.join("\n  "), one.told());
+        }
+    }
+    for one in &failed {
+        let first = one.text.lines().next().unwrap_or_default();
+        let first: String = first.chars().take(200).collect();
+        eprintln!("{}, seed {}: {first}", one.scenario.name, one.seed);
+    }
+    println!(
+        "{} scenarios, {count} seeds each, {:.1} simulated hours in {:.0} s, {} checkpoints \
+         verified, {} events, {} failures",
+        which.len(),
+        tally.simulated.as_secs_f64() / 3600.0,
+        began.elapsed().as_secs_f64(),
+        tally.checked,
+        tally.events,
+        failed.len()
+    );
+    match failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // What a seed fails with is told with its trace.
@@ -207,7 +263,11 @@ fn main() -> ExitCode {
     if cli.sweep || cli.case.is_some() {
         return sweep_all(&cli);
     }
-    let seeds = cli.seed.map_or(cli.seeds.clone(), |seed| seed..seed + 1);
+    if cli.scenarios || cli.scenario.is_some() {
+        return play_all(&cli);
+    }
+    let seeds = cli.seed.map(|seed| seed..seed + 1);
+    let seeds = seeds.or_else(|| cli.seeds.clone()).unwrap_or(0..1000);
     let jobs = jobs(&cli);
     let count = seeds.end - seeds.start;
     let bar = match cli.log {

@@ -98,6 +98,8 @@ pub struct State {
     pub disk_is_bad: Cell<bool>,
     /// It did in an earlier life: what was after something that it refused is in quarantine.
     pub disk_was_bad: Cell<bool>,
+    /// What is submitted may end in quarantine: it is to.
+    pub may_quarantine: Cell<bool>,
     /// Somebody else wants the prefix.
     pub has_rival: Cell<bool>,
     /// Shutdown has begun.

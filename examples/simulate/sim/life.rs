@@ -2,7 +2,6 @@
 //! directory, the bucket and the wall clock go on.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,11 +24,11 @@ use super::Tally;
 use super::env::{Book, Env, State, lock};
 use super::how::How;
 use super::knobs::Knobs;
-use super::model::{Crash, Model, Reg};
+use super::model::{Crash, Reg};
 use super::objects::{Objects, Producer};
 use super::pages::{self, Pages};
 use super::skies::{self, Climate};
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::trace::Trace;
 use super::versions::{self, Checkpoints};
 use super::watch;
@@ -40,7 +39,7 @@ pub const GRACE: Duration = Duration::from_secs(3);
 /// For so long something is waited for that is worth dying at.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// So long after the end nobody waits any more who did so before.
-const AFTER_THE_END: Duration = Duration::from_secs(2);
+pub const AFTER_THE_END: Duration = Duration::from_secs(2);
 /// In this time all goes up, where nothing is wrong.
 pub const ENOUGH: Duration = Duration::from_secs(120);
 
@@ -179,10 +178,7 @@ impl World {
     /// Everything of it has to come from S3.
     fn forget_local_bytes(&mut self) {
         self.trace.say(|| "local bytes are gone".to_owned());
-        for name in self.fs.names(Path::new("/store/parts")) {
-            let len = self.fs.peek(&name).map_or(0, |bytes| bytes.len());
-            self.fs.poke(&name, vec![0; len]);
-        }
+        stage::forget_local_bytes(&self.fs);
     }
 
     fn actors(&mut self, env: &Env, receipts: &Arc<Mutex<Vec<Receipt>>>) -> Actors {
@@ -576,23 +572,17 @@ impl World {
                     .say(|| "there is nothing to take over".to_owned());
                 return None;
             };
-            let fs = SimFs::new();
-            let prefix =
-                versions::prefix(&self.remote).file_system(Arc::new(fs.process()), Io::inline());
             let what = match self.rng.random_bool(0.5) {
                 true => Restore::number(number),
                 false => Restore::number(number).with_bytes(),
             };
-            match prefix.restore(&self.knobs.config, what).await {
-                Ok(_) => (),
+            let config = &self.knobs.config;
+            let chronicle = &self.book.chronicle;
+            let restored = versions::elsewhere(&self.remote, chronicle, config, what, &shown).await;
+            let (fs, book) = match restored {
+                Ok(restored) => restored,
                 Err(Error::NoSuchCheckpoint { .. }) => continue,
                 Err(error) => panic!("checkpoint {number} is not restored: {error}"),
-            }
-            let chronicle = Arc::clone(&self.book.chronicle);
-            let model = Model::restored(&mut lock(&chronicle), &shown);
-            let book = Book {
-                model: Arc::new(Mutex::new(model)),
-                chronicle,
             };
             let opened: Result<PartStore> = self.builder(&fs, &book).take_over().open().await;
             match opened {

@@ -13,10 +13,13 @@
 //! | `skies` | what goes wrong |
 //! | `model`, `watch` | what must be so |
 //! | `sweep`, `nth`, `script` | no chance: the same work, and each of its calls fails once |
+//! | `scenarios` | schedules with a name, each by seed |
+//! | `acts` | what is noted of what is done to a file |
 //! | `env` | which errors may be, and how long a wait |
 //! | `woken` | nobody is polled who was not woken |
 //! | `knobs`, `trace`, `stage` | what a seed decides; what happened; where a life is lived |
 
+mod acts;
 mod env;
 #[path = "../../../tests/support/how.rs"]
 mod how;
@@ -26,6 +29,7 @@ mod model;
 mod nth;
 mod objects;
 mod pages;
+pub mod scenarios;
 mod script;
 mod skies;
 mod stage;

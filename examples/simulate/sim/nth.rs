@@ -4,7 +4,6 @@
 //! Owns: what the nth call meets, and what has to be so afterwards. Does not own: the work
 //! ([`super::script`]), or which calls are tried ([`super::sweep`]).
 
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,7 +25,7 @@ use super::model::Crash;
 use super::objects::Objects;
 use super::pages::{self, PART};
 use super::script::{self, Script};
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::sweep::{Case, What};
 use super::trace::Trace;
 use super::{versions, watch};
@@ -382,10 +381,7 @@ impl Nth {
 
     /// Everything of it has to come from S3.
     fn third(&mut self) {
-        for name in self.fs.names(Path::new("/store/parts")) {
-            let len = self.fs.peek(&name).map_or(0, |bytes| bytes.len());
-            self.fs.poke(&name, vec![0; len]);
-        }
+        stage::forget_local_bytes(&self.fs);
         let world: Rc<State> = Rc::default();
         let (runtime, env) = self.run(async |nth| {
             nth.trace.say(|| "--- from S3".to_owned());

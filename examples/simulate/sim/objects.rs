@@ -93,6 +93,11 @@ impl Objects {
         }
     }
 
+    /// One object is there only with another.
+    pub fn is_after(&mut self, second: &str, first: &str) {
+        self.after.insert(second.to_owned(), first.to_owned());
+    }
+
     fn is_last(&self, key: &str, at: usize) -> bool {
         self.keys
             .get(key)
@@ -105,11 +110,11 @@ impl Objects {
             let Some(found) = remote.object(key) else {
                 continue;
             };
-            let at = of
-                .generations
-                .iter()
-                .position(|one| one.body.as_ref() == Some(&found));
-            let Some(at) = at else {
+            let is_it = |one: &Generation| one.body.as_ref() == Some(&found);
+            // Two of them may have the same bytes.
+            let later = of.generations.iter().skip(of.seen).position(is_it);
+            let later = later.map(|at| of.seen + at);
+            let Some(at) = later.or_else(|| of.generations.iter().position(is_it)) else {
                 panic!("{key} has bytes that nobody gave it: {found:?}");
             };
             assert!(
@@ -129,8 +134,13 @@ impl Objects {
 
     /// Looks at what S3 has when nothing is on its way any more.
     pub fn look_at_rest(&mut self, remote: &SimRemote) {
+        self.look_at(remote, |_| true);
+    }
+
+    /// The same of some of the keys.
+    pub fn look_at(&mut self, remote: &SimRemote, which: impl Fn(&str) -> bool) {
         self.look(remote);
-        for (key, of) in &self.keys {
+        for (key, of) in self.keys.iter().filter(|(key, _)| which(key)) {
             let found = remote.object(key);
             let least = of.generations.iter().rposition(|one| one.is_durable);
             let from = least.unwrap_or(0);
@@ -292,9 +302,7 @@ impl Producer {
         };
         let first = format!("{UNDER}data/{name}");
         let second = format!("{UNDER}manifest/{name}");
-        lock(&self.objects)
-            .after
-            .insert(second.clone(), first.clone());
+        lock(&self.objects).is_after(&second, &first);
         let at = lock(&self.objects).begin(&first, |at| Some(body(&first, at, 100)));
         let bytes = lock(&self.objects).body(&first, at).expect("has bytes");
         let how = self.how();

@@ -14,6 +14,7 @@ use s3_writeback::{
 };
 use tokio::time::Instant;
 
+use super::acts;
 use super::env::{Env, lock};
 use super::how::{How, Out};
 use super::model::{Act, Reg, UNIT};
@@ -114,7 +115,7 @@ impl<'a> Script<'a> {
         if self.knows(file) || self.lost.contains(&file) {
             return;
         }
-        let act = self.env.book.begin(true, |_| vec![(Reg::There(file), 1)]);
+        let act = acts::create(&self.env.book, file);
         let op = self.env.store.create(FileId(file), OPTIONS);
         let done = self.io(&format!("create {file}"), op).await.map(drop);
         self.shaped(file, &act, done);
@@ -124,12 +125,7 @@ impl<'a> Script<'a> {
         if !self.knows(file) {
             return;
         }
-        let len = self.env.book.last(Reg::Len(file));
-        let act = self.env.book.begin(true, |_| {
-            let units = (0..len / UNIT).map(|unit| (Reg::Unit(file, unit), 0));
-            let rest = [(Reg::Len(file), 0), (Reg::There(file), 0)];
-            units.chain(rest).collect()
-        });
+        let act = acts::drop_file(&self.env.book, file);
         let op = self.env.store.drop_file(FileId(file), &self.locker);
         let done = self.io(&format!("drop {file}"), op).await;
         self.shaped(file, &act, done);
@@ -139,11 +135,7 @@ impl<'a> Script<'a> {
         if !self.knows(file) {
             return;
         }
-        let before = self.env.book.last(Reg::Len(file)) / UNIT;
-        let act = self.env.book.begin(true, |_| {
-            let cut = (units..before).map(|unit| (Reg::Unit(file, unit), 0));
-            cut.chain([(Reg::Len(file), units * UNIT)]).collect()
-        });
+        let act = acts::set_len(&self.env.book, file, units);
         let there = self.env.store.file(FileId(file)).expect("is there");
         let op = there.set_len(units * UNIT);
         let done = self.io(&format!("set_len {file}"), op).await;
@@ -156,15 +148,9 @@ impl<'a> Script<'a> {
             return;
         }
         let run = Run { file, from, units };
-        let len = (from + units) * UNIT;
-        let grows = len > self.env.book.last(Reg::Len(file));
         // A write that the disk fails may leave a part of it.
         let is_one_step = run.is_in_one_part() && !self.env.world.disk_is_bad.get();
-        let act = self.env.book.begin(is_one_step, |id| {
-            let mut puts = run.puts(id);
-            puts.extend(grows.then_some((Reg::Len(file), len)));
-            puts
-        });
+        let (act, grows) = acts::write(&self.env.book, run, is_one_step);
         let there = self.env.store.file(FileId(file)).expect("is there");
         let bytes = pages::filled(act.id, units);
         let op = there.write_at(&bytes, from * UNIT);

@@ -1,5 +1,6 @@
 //! Where lives are lived: a runtime for each, and a store as a simulation opens one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,5 +63,13 @@ impl Stage {
             .on_checkpoint(move |made| {
                 lock(&told.chronicle).told(versions::line_of(&made.meta));
             })
+    }
+}
+
+/// Everything of it has to come from S3.
+pub fn forget_local_bytes(fs: &SimFs) {
+    for name in fs.names(Path::new("/store/parts")) {
+        let len = fs.peek(&name).map_or(0, |bytes| bytes.len());
+        fs.poke(&name, vec![0; len]);
     }
 }

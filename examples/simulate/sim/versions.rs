@@ -1,7 +1,7 @@
 //! Checkpoints: an actor that asks for them, and looks at what they show.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -9,12 +9,14 @@ use rand::{RngExt as _, SeedableRng as _};
 use s3_writeback::io::Io;
 use s3_writeback::testing::fs::SimFs;
 use s3_writeback::testing::remote::SimRemote;
-use s3_writeback::{CheckpointOptions, Error, FileId, Prefix, ReadOnly, RunOn};
+use s3_writeback::{
+    CheckpointOptions, Error, FileId, Prefix, ReadOnly, Restore, RunOn, StoreConfig,
+};
 use tokio::runtime::Handle;
 
 use super::env::{Book, Env, lock};
 use super::how::How;
-use super::model::{Chronicle, Reg, UNIT};
+use super::model::{Chronicle, Model, Reg, UNIT};
 use super::pages::numbers;
 
 /// What is kept with a checkpoint: the name of its line.
@@ -60,7 +62,7 @@ async fn shown(there: &ReadOnly) -> BTreeMap<Reg, u64> {
 /// What a checkpoint shows (`None`: the latest) is what may have been at its line.
 pub async fn check(
     remote: &SimRemote,
-    chronicle: &std::sync::Mutex<Chronicle>,
+    chronicle: &Mutex<Chronicle>,
     number: Option<u64>,
 ) -> Option<(u64, BTreeMap<Reg, u64>)> {
     check_slowly(remote, chronicle, number, Duration::ZERO).await
@@ -69,7 +71,7 @@ pub async fn check(
 /// The same, `later` than it was opened: the pin keeps it.
 pub async fn check_slowly(
     remote: &SimRemote,
-    chronicle: &std::sync::Mutex<Chronicle>,
+    chronicle: &Mutex<Chronicle>,
     number: Option<u64>,
     later: Duration,
 ) -> Option<(u64, BTreeMap<Reg, u64>)> {
@@ -108,8 +110,27 @@ pub async fn check_slowly(
     Some((which, found))
 }
 
+/// An empty directory into which a checkpoint that shows this is restored.
+pub async fn elsewhere(
+    remote: &SimRemote,
+    chronicle: &Arc<Mutex<Chronicle>>,
+    config: &StoreConfig,
+    what: Restore,
+    shown: &BTreeMap<Reg, u64>,
+) -> Result<(SimFs, Book), Error> {
+    let fs = SimFs::new();
+    let prefix = prefix(remote).file_system(Arc::new(fs.process()), Io::inline());
+    prefix.restore(config, what).await?;
+    let model = Model::restored(&mut lock(chronicle), shown);
+    let book = Book {
+        model: Arc::new(Mutex::new(model)),
+        chronicle: Arc::clone(chronicle),
+    };
+    Ok((fs, book))
+}
+
 /// Every checkpoint that is listed is whole.
-pub async fn check_all(remote: &SimRemote, chronicle: &std::sync::Mutex<Chronicle>) -> u64 {
+pub async fn check_all(remote: &SimRemote, chronicle: &Mutex<Chronicle>) -> u64 {
     let listed = prefix(remote).checkpoints().await;
     let listed = match listed {
         Ok(listed) => listed,
@@ -126,7 +147,7 @@ pub async fn check_all(remote: &SimRemote, chronicle: &std::sync::Mutex<Chronicl
 /// Nobody but `owner` has committed anything since this checkpoint.
 pub async fn nobody_else_commits(
     remote: &SimRemote,
-    chronicle: &std::sync::Mutex<Chronicle>,
+    chronicle: &Mutex<Chronicle>,
     since: u64,
     owner: u64,
 ) {
