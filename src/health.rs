@@ -37,7 +37,7 @@ pub enum Health {
     },
     /// What an earlier life left is going up.
     Recovering,
-    /// S3 asked for less, and fewer requests than `workers` are in flight.
+    /// S3 asked for less within the last 5 s: fewer requests than `workers` are in flight.
     Throttled,
     /// The oldest task has waited for longer than `behind_after`: S3 is slow, failing or away, or
     /// there is more to do than it takes.

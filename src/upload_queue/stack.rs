@@ -110,7 +110,9 @@ impl Stack {
                 (parked.reason, since)
             }),
             recovering: counts.recovering,
-            throttled: traffic.window < traffic.window_max && counts.tasks + counts.images > 0,
+            throttled: traffic
+                .throttled_ago_ms
+                .is_some_and(|ago| ago < THROTTLED_MS),
             oldest: Duration::from_millis(counts.oldest_ms),
             bytes: self.queue.admission.usage().used.bytes
                 + parts.map_or(0, |parts| parts.dirty.used().0),
@@ -153,6 +155,9 @@ impl Stack {
         )
     }
 }
+
+/// So long after S3 asked for less, it is said that it did.
+const THROTTLED_MS: u64 = 5000;
 
 /// How often it is looked whether the disk is full, and how often it is to be in a row.
 const LOOKS_EVERY: Duration = Duration::from_millis(50);

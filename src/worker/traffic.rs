@@ -54,6 +54,8 @@ pub struct TrafficSnapshot {
     pub window_cuts: u64,
     /// Answers that asked for less.
     pub throttled: u64,
+    /// How long ago the last of them came, in milliseconds.
+    pub throttled_ago_ms: Option<u64>,
     /// Retries that may be made at once.
     pub retry_tokens: u32,
     /// Why nothing is read.
@@ -72,6 +74,7 @@ struct State {
     pace: Pace,
     link: Link,
     throttled: u64,
+    throttled_at: Option<Instant>,
     failures: Failures,
 }
 
@@ -125,9 +128,14 @@ impl Traffic {
                 window: Window::new(config.workers),
                 breaker: Breaker::new(config.probe_interval),
                 budget: Budget::new(config.retry_burst, config.retry_per_second, now),
-                pace: Pace::new(config.max_requests_per_second, config.max_bytes_per_second, now),
+                pace: Pace::new(
+                    config.max_requests_per_second,
+                    config.max_bytes_per_second,
+                    now,
+                ),
                 link: Link::default(),
                 throttled: 0,
+                throttled_at: None,
                 failures: Failures {
                     count: 0,
                     told: now,
@@ -204,6 +212,7 @@ impl Traffic {
                     Class::Permanent | Class::Conflict => Says::Right,
                     Class::Throttle => {
                         state.throttled += 1;
+                        state.throttled_at = Some(now);
                         state.window.throttled(started, now);
                         Says::Nothing
                     }
@@ -259,6 +268,9 @@ impl Traffic {
             in_flight: state.window.in_flight(),
             window_cuts: state.window.cuts(),
             throttled: state.throttled,
+            throttled_ago_ms: state
+                .throttled_at
+                .map(|at| millis(now.saturating_duration_since(at))),
             reads_parked: parked(Way::Read),
             writes_parked: parked(Way::Write),
             retry_tokens: state.budget.left(now),

@@ -5,7 +5,8 @@
 //!
 //! 1. Throttled, it is half of what it was, and at least one; once for each round trip: what was
 //!    sent before the last cut says nothing about the window of today.
-//! 2. It grows by one for each window of successes, and only while it is used; never by a failure.
+//! 2. It grows by one for each window of successes, and only while half of it is used; never by a
+//!    failure.
 
 use tokio::time::Instant;
 
@@ -83,7 +84,8 @@ impl Window {
 
     /// A request that began at `started` did what it should.
     pub(super) fn succeeded(&mut self, started: Instant) {
-        if self.is_of_today(started) && self.in_flight >= self.limit() {
+        // A share that one prefix has of it may be all that is used.
+        if self.is_of_today(started) && self.in_flight * 2 >= self.limit() {
             self.limit = (self.limit + 1.0 / self.limit).min(whole(self.most));
         }
     }
@@ -131,7 +133,10 @@ mod tests {
                 window.left();
             }
             at += RTT;
-            assert!(window.limit().abs_diff(expected) <= 1, "{expected}: {window:?}");
+            assert!(
+                window.limit().abs_diff(expected) <= 1,
+                "{expected}: {window:?}"
+            );
         }
     }
 
@@ -140,7 +145,10 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::new(64);
         for _ in 0..10 {
-            window.throttled(start + RTT * window.cuts() as u32, start + RTT * (window.cuts() as u32 + 1));
+            window.throttled(
+                start + RTT * window.cuts() as u32,
+                start + RTT * (window.cuts() as u32 + 1),
+            );
         }
         assert_eq!(window.limit(), 1);
         let later = start + RTT * 100;
@@ -153,7 +161,7 @@ mod tests {
             window.succeeded(later);
             window.left();
         }
-        assert_eq!(window.limit(), 2, "one at a time says nothing about three");
+        assert_eq!(window.limit(), 3, "one at a time says nothing about more");
     }
 
     proptest! {

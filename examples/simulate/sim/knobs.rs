@@ -71,6 +71,7 @@ impl Knobs {
         queue.attempt_floor = ms(one_of(rng, [500, 2000]));
         queue.retry_base = ms(10);
         queue.retry_cap = ms(one_of(rng, [100, 2000]));
+        queue.probe_interval = queue.retry_cap * 2;
         queue.signature_lifetime = ms(one_of(rng, [1000, 20_000]));
         queue.crash_limit = 100;
         let unfenced = config.fencing == Fencing::Off;

@@ -154,6 +154,7 @@ fn config() -> StoreConfig {
     queue.attempt_floor = ms(1000);
     queue.retry_base = ms(10);
     queue.retry_cap = ms(1000);
+    queue.probe_interval = ms(1000);
     queue.signature_lifetime = ms(20_000);
     queue.crash_limit = 100;
     config
