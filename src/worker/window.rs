@@ -75,9 +75,9 @@ impl Window {
     pub(super) fn throttled(&mut self, started: Instant, now: Instant) -> bool {
         let cuts = self.is_of_today(started);
         if cuts {
+            self.cuts += u64::from(self.limit > 1.0);
             self.limit = (self.limit / 2.0).max(1.0);
             self.cut = Some(now);
-            self.cuts += 1;
         }
         cuts
     }
