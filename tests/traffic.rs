@@ -7,8 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
-use s3_writeback::{Health, Options, PauseWhat, Settlement, UploadQueue};
-use support::{Rig, assert_empty, paused, settled, spawn, submit, submit_all};
+use s3_writeback::{FileId, Health, Options, PauseWhat, Settlement, UploadQueue};
+use support::{
+    PART, PARTS_OF, Rig, StoreRig, assert_empty, fill, paused, settled, spawn, submit, submit_all,
+    uploaded,
+};
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -213,6 +216,43 @@ fn an_s3_that_fails_is_asked_no_more_often_for_there_being_more_to_do() {
             let took = drained(&queue).await;
             assert!(took < Duration::from_secs(5), "{tasks} tasks took {took:?}");
         }
+    });
+}
+
+/// Found by a named scenario of the simulation (B8): twelve packs used the budget up, and named
+/// objects were tried every twenty seconds.
+#[test]
+fn many_packs_that_fail_keep_no_named_object_from_being_tried() {
+    paused(async {
+        let rig = StoreRig::with(64, |config| {
+            config.queue.retry_cap = Duration::from_secs(1);
+            config.pack_bytes = PART as u64;
+            config.max_dirty_age = Duration::from_millis(10);
+        });
+        let store = rig.open().await;
+        let down = RemoteError::transient("PutObject").with_message("500");
+        rig.remote.always(Some(Call::Put), None, Fault::Error(down));
+        let file = store.create(FileId(1), PARTS_OF).await.expect("creates");
+        for index in 0..32 {
+            fill(&file, index, 1).await;
+        }
+        submit(store.queue(), "sst/1", "1").await;
+        // Until the burst is used up.
+        tokio::time::sleep(MINUTE).await;
+        let before = rig.remote.count(Call::Put, "sst/");
+        tokio::time::sleep(10 * MINUTE).await;
+        let tried = rig.remote.count(Call::Put, "sst/") - before;
+        let packs = store.snapshot().queue.tasks.images;
+        assert!(packs > 10, "{packs}");
+        // A fair share of ten a second.
+        let share = 6000 / (packs + 1);
+        assert!(
+            tried >= share / 2,
+            "{tried} of {share} beside {packs} packs"
+        );
+        rig.remote.heal();
+        drained(store.queue()).await;
+        uploaded(&store).await;
     });
 }
 

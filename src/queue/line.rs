@@ -40,14 +40,17 @@ impl<T> Line<T> {
         self.ready.push_back(job);
     }
 
-    /// What has backed off for long enough is ready, as far as it can be `paid` for.
-    pub(super) fn wake(&mut self, now: Instant, mut paid: impl FnMut() -> bool) {
-        while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
-            if !paid() {
-                return;
-            }
-            self.ready.push_back(due.remove());
+    /// What has backed off for long enough is ready.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while self.next_due().is_some_and(|due| due <= now) {
+            self.wake_first();
         }
+    }
+
+    /// Takes the first of those in back-off out of it.
+    pub(super) fn wake_first(&mut self) {
+        let first = self.delayed.pop_first();
+        self.ready.extend(first.map(|(_, job)| job));
     }
 
     /// The next job that is still `wanted`; what is not is dropped.

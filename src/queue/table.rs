@@ -436,14 +436,8 @@ impl Table {
             .push(task.lane, &task.key, Entry { slot, ticket });
     }
 
-    /// The next task for this slot, if one may run. What comes out of back-off is `paid` for.
-    pub(crate) fn take(
-        &mut self,
-        slot: Slot,
-        now: Instant,
-        paid: impl FnMut() -> bool,
-    ) -> Option<&mut Task> {
-        self.wake_delayed(now, paid);
+    /// The next task for this slot, if one may run.
+    pub(crate) fn take(&mut self, slot: Slot, now: Instant) -> Option<&mut Task> {
         if self.suspect_running {
             return None;
         }
@@ -477,18 +471,14 @@ impl Table {
         Some(task)
     }
 
-    fn wake_delayed(&mut self, now: Instant, mut paid: impl FnMut() -> bool) {
-        while let Some((until, id)) = self.delayed.first().copied() {
-            if until > now || !paid() {
-                break;
+    /// Takes the first of those in back-off out of it.
+    pub(crate) fn wake_first(&mut self) {
+        let first = self.delayed.pop_first();
+        if let Some(slot) = first.and_then(|(_, id)| self.by_id.get(&id).copied()) {
+            if let Some(task) = self.tasks.get_mut(slot) {
+                task.status = Status::Waiting;
             }
-            self.delayed.pop_first();
-            if let Some(slot) = self.by_id.get(&id).copied() {
-                if let Some(task) = self.tasks.get_mut(slot) {
-                    task.status = Status::Waiting;
-                }
-                self.reconsider(slot);
-            }
+            self.reconsider(slot);
         }
     }
 

@@ -53,7 +53,7 @@ impl State {
         {
             return Some(Job::Call(call));
         }
-        self.loads.wake(now, || true);
+        self.loads.wake(now);
         if self.for_loads(slot, may, workers)
             && let Some(load) = take_load(&mut self.loads, urgent_only)
         {
@@ -62,14 +62,12 @@ impl State {
         if !self.for_sending(slot, may) {
             return None;
         }
-        self.images.wake(now, || gate.affords_retry(now));
-        self.aborts.wake(now, || true);
+        self.aborts.wake(now);
+        self.wake_retries(now, gate);
         if urgent_only {
             // Whatever else there is: what a checkpoint waits for has this slot to itself.
             let urgent = self.images.take_such(|_| true, Image::is_urgent);
-            return urgent
-                .map(Job::Image)
-                .or_else(|| self.take_task(slot, now, gate));
+            return urgent.map(Job::Image).or_else(|| self.take_task(slot, now));
         }
         // At most one at a time, and every other turn: an S3 that refuses them keeps no task out.
         // Turn by turn with tasks: neither keeps the other out.
@@ -85,7 +83,7 @@ impl State {
         {
             return Some(Job::Abort(abort));
         }
-        if let Some(job) = self.take_task(slot, now, gate) {
+        if let Some(job) = self.take_task(slot, now) {
             self.aborts_turn = true;
             self.images_turn = true;
             return Some(job);
@@ -96,8 +94,31 @@ impl State {
         self.images.take(|_| true).map(Job::Image)
     }
 
-    fn take_task(&mut self, slot: Slot, now: Instant, gate: &dyn Gate) -> Option<Job> {
-        let task = self.table.take(slot, now, || gate.affords_retry(now))?;
+    /// What has backed off for long enough is ready, as far as it can be paid for: whoever has waited
+    /// longest first, so that many of one kind do not keep the other out.
+    fn wake_retries(&mut self, now: Instant, gate: &dyn Gate) {
+        let is_due = |due: &Instant| *due <= now;
+        loop {
+            let image = self.images.next_due().filter(is_due);
+            let task = self.table.next_due().filter(is_due);
+            let task_first = match (task, image) {
+                (None, None) => return,
+                (Some(task), Some(image)) => task <= image,
+                (task, None) => task.is_some(),
+                (None, Some(_)) => false,
+            };
+            if !gate.affords_retry(now) {
+                return;
+            }
+            match task_first {
+                true => self.table.wake_first(),
+                false => self.images.wake_first(),
+            }
+        }
+    }
+
+    fn take_task(&mut self, slot: Slot, now: Instant) -> Option<Job> {
+        let task = self.table.take(slot, now)?;
         Some(Job::Task(Box::new(TaskJob {
             id: task.id,
             key: Arc::clone(&task.key),

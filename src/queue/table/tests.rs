@@ -46,7 +46,11 @@ fn generation(id: u64) -> Task {
 }
 
 fn take(table: &mut Table) -> Option<u64> {
-    let task = table.take(Slot::General, Instant::now(), || true)?;
+    let now = Instant::now();
+    while table.next_due().is_some_and(|due| due <= now) {
+        table.wake_first();
+    }
+    let task = table.take(Slot::General, now)?;
     task.sent = true;
     Some(task.id.0)
 }
