@@ -134,6 +134,23 @@ pub struct Config {
     /// A task that was in flight at this many crashes is quarantined. Default 3; 1 to 100.
     #[serde(default = "defaults::crash_limit")]
     pub crash_limit: u32,
+    /// Tasks that may be in quarantine before nothing new is admitted: what fails after that still
+    /// goes there, and nothing in it is ever deleted to make room. Default 1,000; 1 to 10,000,000.
+    #[serde(default = "defaults::max_quarantined_tasks")]
+    pub max_quarantined_tasks: u64,
+    /// The same for the bytes of their bodies. They stay on the disk that `max_disk_bytes` is the
+    /// limit of. Default 1 GiB; 1 byte to 16 TiB.
+    #[serde(default = "defaults::max_quarantined_bytes")]
+    pub max_quarantined_bytes: u64,
+    /// Purge what has been in quarantine for this long, with its body. Default `None`: an operator
+    /// decides. 1 s to 10 years.
+    #[serde(
+        default,
+        rename = "quarantine_expires_ms",
+        with = "maybe_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub quarantine_expires: Option<Duration>,
     /// Nothing has moved for this long though there is work: a stall report is logged. Default
     /// 30 s; 10 ms to 1 hour.
     #[serde(
@@ -182,6 +199,8 @@ mod defaults {
         retry_cap: Duration = Duration::from_secs(20);
         signature_lifetime: Duration = Duration::from_secs(20 * 60);
         crash_limit: u32 = 3;
+        max_quarantined_tasks: u64 = 1000;
+        max_quarantined_bytes: u64 = 1024 * MIB;
         stall_after: Duration = Duration::from_secs(30);
         io_threads: usize = 4;
     }
@@ -222,6 +241,9 @@ impl Config {
             retry_cap: d::retry_cap(),
             signature_lifetime: d::signature_lifetime(),
             crash_limit: d::crash_limit(),
+            max_quarantined_tasks: d::max_quarantined_tasks(),
+            max_quarantined_bytes: d::max_quarantined_bytes(),
+            quarantine_expires: None,
             stall_after: d::stall_after(),
             io_threads: d::io_threads(),
             seed: None,
@@ -282,6 +304,18 @@ impl Config {
         number("part_concurrency", self.part_concurrency as u64, 1, 64);
         number("min_rate_bytes", self.min_rate_bytes, 1, 1 << 30);
         number("crash_limit", u64::from(self.crash_limit), 1, 100);
+        number(
+            "max_quarantined_tasks",
+            self.max_quarantined_tasks,
+            1,
+            10_000_000,
+        );
+        number(
+            "max_quarantined_bytes",
+            self.max_quarantined_bytes,
+            1,
+            16 << 40,
+        );
         number("io_threads", self.io_threads as u64, 1, 64);
 
         const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -306,6 +340,10 @@ impl Config {
             DAY,
         );
         duration("stall_after", self.stall_after, 10 * MS, HOUR);
+        if let Some(expires) = self.quarantine_expires {
+            let second = Duration::from_secs(1);
+            duration("quarantine_expires", expires, second, 3650 * DAY);
+        }
 
         if self.retry_base > self.retry_cap {
             faults.push(format!(

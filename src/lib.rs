@@ -60,7 +60,7 @@ pub use part_store::{
 pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
-pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
+pub use queue::{Exported, PastQuarantine, PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
 pub use shutdown::{FailingTask, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub outstanding: usize,
     /// Tasks that went to quarantine.
     pub quarantined: u64,
+    /// Bytes of the bodies that are in quarantine now.
+    pub quarantined_bytes: u64,
     /// Tasks that were owed at open.
     pub recovered: u64,
     /// What the server was seen to do, once it was asked.

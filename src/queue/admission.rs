@@ -11,6 +11,8 @@
 //!    next gets it.
 //! 5. The reserve (lane `Checkpoint`) is a pool of its own: never lent, and not overdrawn by
 //!    recovery, which counts against the common pool only.
+//! 6. What is in quarantine is a pool of its own, and never refused: where it is full nothing new
+//!    enters the common pool, except replays, which are what empties it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -75,6 +77,8 @@ impl Need {
 pub(crate) enum Pool {
     Common,
     Reserve,
+    /// Nobody waits here.
+    Quarantine,
 }
 
 /// Who asks: shutdown lets the holders of holds in for a while longer.
@@ -96,6 +100,7 @@ enum Door {
 struct Waiter {
     need: Need,
     asker: Asker,
+    replays: bool,
     granted: bool,
     waker: Waker,
 }
@@ -107,20 +112,9 @@ struct Line {
     waiters: BTreeMap<u64, Waiter>,
 }
 
-impl Line {
-    /// Whether nobody waits for room. Who was granted it and has not looked yet does not count:
-    /// nobody would wake a newcomer that stood behind. Room is granted in order, so the last in
-    /// line tells.
-    fn nobody_before(&self) -> bool {
-        self.waiters
-            .last_key_value()
-            .is_none_or(|(_, last)| last.granted)
-    }
-}
-
 #[derive(Debug)]
 struct State {
-    lines: [Line; 2],
+    lines: [Line; 3],
     next_ticket: u64,
     door: Door,
     paused: bool,
@@ -162,6 +156,7 @@ pub(crate) struct Usage {
     pub used: Need,
     pub peak: Need,
     pub reserve_used: Need,
+    pub quarantined: Need,
     pub waiters: usize,
 }
 
@@ -169,6 +164,7 @@ impl Admission {
     pub(crate) fn new(
         max: Need,
         reserve: Need,
+        quarantine: Need,
         max_waiters: u64,
         dir: std::path::PathBuf,
     ) -> Arc<Self> {
@@ -178,7 +174,7 @@ impl Admission {
         };
         Arc::new(Self {
             state: Mutex::new(State {
-                lines: [line(max), line(reserve)],
+                lines: [line(max), line(reserve), line(quarantine)],
                 next_ticket: 0,
                 door: Door::Open,
                 paused: false,
@@ -206,6 +202,32 @@ impl Admission {
         }
     }
 
+    /// Takes a place in quarantine, limits or not: what cannot go up is kept.
+    pub(crate) fn quarantine(self: &Arc<Self>, bytes: u64) -> Permit {
+        let need = Need {
+            tasks: 1,
+            bytes,
+            disk: 0,
+        };
+        let mut state = self.state.lock();
+        let before = state.quarantine_over().is_some();
+        state.take(Pool::Quarantine, need);
+        if let Some((limit, current, max)) = state.quarantine_over()
+            && !before
+        {
+            tracing::error!(
+                dir = %self.dir.display(), %limit, current, max,
+                "the quarantine is full: nothing new is admitted until tasks in it are replayed or purged"
+            );
+        }
+        self.publish(&state);
+        Permit {
+            admission: Arc::clone(self),
+            pool: Pool::Quarantine,
+            need,
+        }
+    }
+
     /// Waits for room, in order. What no wait would help is refused at once.
     pub(crate) fn acquire(self: &Arc<Self>, pool: Pool, asker: Asker, need: Need) -> Acquire {
         Acquire {
@@ -213,8 +235,16 @@ impl Admission {
             pool,
             asker,
             need,
+            replays: false,
             ticket: None,
         }
+    }
+
+    /// The same for a task that comes back from quarantine: one that is full is no obstacle.
+    pub(crate) fn acquire_to_replay(self: &Arc<Self>, need: Need) -> Acquire {
+        let mut acquire = self.acquire(Pool::Common, Asker::Anyone, need);
+        acquire.replays = true;
+        acquire
     }
 
     /// Why there is no room now.
@@ -226,6 +256,15 @@ impl Admission {
         if state.disk_full && pool == Pool::Common {
             return Error::DiskFull {
                 path: self.dir.clone(),
+            };
+        }
+        if let Some((limit, current, max)) = state.quarantine_over()
+            && pool == Pool::Common
+        {
+            return Error::QuarantineFull {
+                limit,
+                current,
+                max,
             };
         }
         let line = &state.lines[pool as usize];
@@ -266,6 +305,7 @@ impl Admission {
             used: state.lines[0].used,
             peak: state.peak,
             reserve_used: state.lines[1].used,
+            quarantined: state.lines[2].used,
             waiters: state.lines.iter().map(|line| line.waiters.len()).sum(),
         }
     }
@@ -322,6 +362,9 @@ impl Admission {
         self.update(|state| {
             let line = &mut state.lines[pool as usize];
             line.used = line.used.minus(need);
+            if pool == Pool::Quarantine {
+                return;
+            }
             let now = Instant::now();
             if let Some(before) = state.left_at.replace(now) {
                 let gap = now
@@ -353,7 +396,7 @@ impl Admission {
         let pressure = percent(line.used.tasks, line.max.tasks)
             .max(percent(line.used.bytes, line.max.bytes))
             .max(percent(line.used.disk, line.max.disk));
-        let pressure = if state.paused || state.disk_full {
+        let pressure = if state.paused || state.disk_full || state.quarantine_over().is_some() {
             100
         } else {
             pressure
@@ -390,9 +433,29 @@ impl State {
     }
 
     /// Whether room is given out at all in this pool.
-    fn flows(&self, pool: Pool) -> bool {
+    fn flows(&self, pool: Pool, replays: bool) -> bool {
         let no_disk = self.disk_full && pool == Pool::Common;
-        !self.paused && !no_disk
+        let full = pool == Pool::Common && !replays && self.quarantine_over().is_some();
+        !self.paused && !no_disk && !full
+    }
+
+    /// The limit that the quarantine has reached: which, how much is in it, and the limit.
+    fn quarantine_over(&self) -> Option<(Limit, u64, u64)> {
+        let Line { used, max, .. } = &self.lines[Pool::Quarantine as usize];
+        if used.tasks >= max.tasks {
+            Some((Limit::QuarantinedTasks, used.tasks, max.tasks))
+        } else if used.bytes >= max.bytes {
+            Some((Limit::QuarantinedBytes, used.bytes, max.bytes))
+        } else {
+            None
+        }
+    }
+
+    /// Whether nobody waits for room that would be given to them first. Who was granted it and
+    /// has not looked yet does not count: nobody would wake a newcomer that stood behind.
+    fn nobody_before(&self, pool: Pool) -> bool {
+        let mut waiters = self.lines[pool as usize].waiters.values();
+        !waiters.any(|waiter| !waiter.granted && self.flows(pool, waiter.replays))
     }
 
     fn fits(&self, pool: Pool, need: Need) -> bool {
@@ -426,13 +489,10 @@ impl State {
                     wake.push(waiter.waker);
                 }
             }
-            if !self.flows(pool) {
-                continue;
-            }
             while let Some((ticket, need)) = self.lines[pool as usize]
                 .waiters
                 .iter()
-                .find(|(_, waiter)| !waiter.granted)
+                .find(|(_, waiter)| !waiter.granted && self.flows(pool, waiter.replays))
                 .map(|(ticket, waiter)| (*ticket, waiter.need))
             {
                 if !self.fits(pool, need) {
@@ -456,6 +516,7 @@ pub(crate) struct Acquire {
     pool: Pool,
     asker: Asker,
     need: Need,
+    replays: bool,
     ticket: Option<u64>,
 }
 
@@ -493,7 +554,8 @@ impl Future for Acquire {
         if let Some((limit, size, max)) = need.over(state.lines[line].max) {
             return Poll::Ready(Err(Error::TooLarge { limit, size, max }));
         }
-        if state.lines[line].nobody_before() && state.flows(pool) && state.fits(pool, need) {
+        let flows = state.flows(pool, this.replays);
+        if flows && state.nobody_before(pool) && state.fits(pool, need) {
             state.take(pool, need);
             this.admission.publish(&state);
             return granted(&this.admission);
@@ -514,6 +576,7 @@ impl Future for Acquire {
         let waiter = Waiter {
             need,
             asker: this.asker,
+            replays: this.replays,
             granted: false,
             waker: context.waker().clone(),
         };

@@ -1,7 +1,7 @@
-//! What callers and operators do to a queue besides submitting: look, wait, pause, take back,
-//! replay.
+//! What callers and operators do to a queue besides submitting: look, wait, pause, take back.
 //!
-//! Owns: these verbs. Does not own: what state they find (`table.rs`).
+//! Owns: these verbs. Does not own: what state they find (`table.rs`), or quarantine
+//! (`quarantine.rs`).
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
-use crate::journal::Append;
 use crate::remote::Class;
 use crate::time::millis;
 use crate::watched::Watched;
@@ -18,9 +17,8 @@ use crate::watched::Watched;
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
 use super::receipt::{Receipt, Settlement};
-use super::record::{self, Crashes, kind, slot};
 use super::table::Status;
-use super::task::{Action, Cause, Lane, TaskId, cut};
+use super::task::{Action, Lane, TaskId, cut};
 use super::{Queue, Totals};
 
 /// What is paused.
@@ -52,23 +50,6 @@ pub struct PendingTask {
     /// Attempts that failed in a row.
     pub failures: u32,
     /// The last of those failures.
-    pub last_error: Option<String>,
-}
-
-/// A task in quarantine.
-#[derive(Debug, Clone, Serialize)]
-pub struct QuarantinedTask {
-    /// Its id: what `replay` and `purge` take.
-    pub task: TaskId,
-    /// Its key, which it holds: later tasks on it wait.
-    pub key: String,
-    /// Its submitter's name for it.
-    pub tag: String,
-    /// Bytes of its body.
-    pub len: u64,
-    /// Why.
-    pub cause: Cause,
-    /// The last failure of an attempt.
     pub last_error: Option<String>,
 }
 
@@ -143,92 +124,15 @@ impl Queue {
         pending
     }
 
-    pub(crate) fn quarantined(&self) -> Vec<QuarantinedTask> {
-        self.lock()
-            .table
-            .quarantined()
-            .filter_map(|task| match &task.status {
-                Status::Quarantined(cause) => Some(QuarantinedTask {
-                    task: task.id,
-                    key: task.key.to_string(),
-                    tag: task.tag.clone(),
-                    len: task.len,
-                    cause: cause.clone(),
-                    last_error: task.last_error.clone(),
-                }),
-                _ => None,
-            })
-            .collect()
-    }
-
     /// Takes back a task that is not in flight.
     pub(crate) fn cancel(&self, id: TaskId) -> Result<()> {
-        self.take_back(id, |status| match status {
+        self.take_back(id, |task| match task.status {
             Status::Running { .. } => Err(Error::WrongState {
                 task: id,
-                state: status.name(),
+                state: task.status.name(),
                 wanted: "a task that is not in flight",
             }),
             _ => Ok(()),
-        })
-    }
-
-    /// Puts a task that is in quarantine into line again.
-    pub(crate) async fn replay(self: Arc<Self>, id: TaskId) -> Result<Receipt> {
-        let len = {
-            let state = self.lock();
-            match state.table.get(id) {
-                Some(task) if matches!(task.status, Status::Quarantined(_)) => task.len,
-                Some(task) => return Err(not_quarantined(id, task.status.name())),
-                None => return Err(Error::NoSuchTask(id)),
-            }
-        };
-        let need = Need {
-            tasks: 1,
-            bytes: len,
-            disk: 0,
-        };
-        let permit = self
-            .admission
-            .acquire(Pool::Common, Asker::Anyone, need)
-            .await?;
-        let mut state = self.lock();
-        self.admission.open_for(Asker::Anyone)?;
-        // Purged or replayed by somebody else meanwhile.
-        let key = match state.table.get(id) {
-            Some(task) if matches!(task.status, Status::Quarantined(_)) => Arc::clone(&task.key),
-            Some(task) => return Err(not_quarantined(id, task.status.name())),
-            None => return Err(Error::NoSuchTask(id)),
-        };
-        // On its way to the disk before anything is changed: a journal that has failed takes none.
-        self.journal.append(Append::note(
-            kind::NOTE,
-            id.0,
-            slot::QUARANTINE,
-            Bytes::new(),
-        ))?;
-        // It starts anew: none of its attempts so far is charged any more.
-        let counted_to = self.journal.status().next_location.saturating_sub(1);
-        let forgiven = record::encode(&Crashes {
-            count: 0,
-            counted_to,
-        });
-        self.journal
-            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
-        let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
-            return Err(Error::NoSuchTask(id));
-        };
-        let receipt = self.receipt(id, &key, &cell);
-        drop(state);
-        self.moved_on();
-        Ok(receipt)
-    }
-
-    /// Throws a task that is in quarantine away.
-    pub(crate) fn purge(&self, id: TaskId) -> Result<()> {
-        self.take_back(id, |status| match status {
-            Status::Quarantined(_) => Ok(()),
-            _ => Err(not_quarantined(id, status.name())),
         })
     }
 
@@ -533,14 +437,6 @@ pub struct Counts {
     pub disk_full: bool,
     /// Why the journal takes nothing more, if so.
     pub journal_failed: Option<String>,
-}
-
-fn not_quarantined(task: TaskId, state: &'static str) -> Error {
-    Error::WrongState {
-        task,
-        state,
-        wanted: "a task in quarantine",
-    }
 }
 
 /// A range within `size` bytes.

@@ -13,7 +13,7 @@
 //! | `submit.rs`, `body.rs` | the way in |
 //! | `settle.rs`, `drain.rs` | the way out |
 //! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
-//! | `control.rs` | what operators do |
+//! | `control.rs`, `quarantine.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
 //! | `interleavings.rs` | all of it under a model checker |
 //!
@@ -32,6 +32,7 @@ mod interleavings;
 mod lanes;
 mod line;
 pub(crate) mod load;
+pub mod quarantine;
 pub mod receipt;
 pub(crate) mod record;
 mod recover;
@@ -58,6 +59,7 @@ use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, ObjectHeaders};
 use crate::runtime::Driver;
 use crate::sync::{Mutex, MutexGuard};
+use crate::time::WallClock;
 
 pub(crate) use abort::Abort;
 use admission::{Admission, Need};
@@ -72,7 +74,8 @@ use record::Started;
 use table::{Ended, Slot, Table};
 use task::{Action, Condition, KeyPolicy, Lane, TaskId};
 
-pub use control::{Counts, PauseWhat, PendingTask, QuarantinedTask};
+pub use control::{Counts, PauseWhat, PendingTask};
+pub use quarantine::{Exported, PastQuarantine, QuarantinedTask};
 pub(crate) use recover::Recovery;
 pub(crate) use submit::Submission;
 
@@ -86,6 +89,8 @@ pub(crate) struct Queue {
     pub(crate) io: Io,
     driver: Driver,
     config: Arc<Config>,
+    /// When something came to quarantine is told, and put on record, by it.
+    clock: WallClock,
     /// What the remote puts before every key.
     prefix: String,
     /// Wakes a general worker: a task may be ready.
@@ -199,6 +204,7 @@ impl Queue {
         fs: Arc<dyn Fs>,
         io: Io,
         driver: Driver,
+        clock: WallClock,
         prefix: String,
     ) -> Arc<Self> {
         let share = config.workers * usize::from(config.prefix_share_percent) / 100;
@@ -235,6 +241,11 @@ impl Queue {
                     bytes: config.checkpoint_bytes,
                     disk: config.checkpoint_disk_bytes(),
                 },
+                Need {
+                    tasks: config.max_quarantined_tasks,
+                    bytes: config.max_quarantined_bytes,
+                    disk: u64::MAX,
+                },
                 config.max_waiters,
                 config.dir.clone(),
             ),
@@ -243,6 +254,7 @@ impl Queue {
             io,
             driver,
             config,
+            clock,
             prefix,
             work: Notify::new(),
             work_load: Notify::new(),
@@ -445,6 +457,7 @@ impl Queue {
         if self.lock().disk_full {
             self.journal.retry_space();
         }
+        self.expire_quarantine();
     }
 
     /// The default deadline of operations.

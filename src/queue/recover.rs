@@ -16,9 +16,10 @@ use crate::journal::{Append, Recovered, RecoveredNote, RecoveredOwner};
 
 use super::abort::Abort;
 use super::admission::Need;
+use super::quarantine::PastQuarantine;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Quarantine, Started,
+    self, AbortRecord, ActionRecord, Crashes, Multipart, OutstandingRecord, Parked, Started,
     TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
@@ -31,6 +32,16 @@ pub(crate) struct OutstandingFound {
     /// Its own record, which is ended when it has expired; `None` where it has none yet.
     pub location: Option<u64>,
     pub record: OutstandingRecord,
+}
+
+/// What is known of a task besides its record.
+struct Known {
+    status: Status,
+    crashes: u32,
+    suspect: bool,
+    sent: bool,
+    parked: Parked,
+    history: Vec<PastQuarantine>,
 }
 
 /// What recovery found besides tasks.
@@ -91,9 +102,17 @@ impl Queue {
             .and_then(|note| record::decode::<Crashes>(&note.head))
             .unwrap_or_default();
         let mut crashes = counted.count;
-        let quarantined = note(owner, slot::QUARANTINE)
-            .and_then(|note| record::decode::<Quarantine>(&note.head))
-            .map(|quarantine| quarantine.cause);
+        let quarantined =
+            note(owner, slot::QUARANTINE).and_then(|note| record::decode_quarantine(&note.head));
+        let (quarantined, parked) = quarantined.unzip();
+        // Of one that an earlier release put there, the time is not known.
+        let mut parked = parked.flatten().unwrap_or_else(|| Parked {
+            at_unix_ms: self.clock.unix_ms(),
+            ..Parked::default()
+        });
+        let history = note(owner, slot::HISTORY)
+            .and_then(|note| record::decode::<Vec<PastQuarantine>>(&note.head))
+            .unwrap_or_default();
         let mut suspect = false;
         if let Some(Started {
             condition: Some(condition),
@@ -142,32 +161,46 @@ impl Queue {
                 crashes,
                 "quarantined: in flight at every crash"
             );
-            let head = record::encode(&Quarantine {
-                cause: cause.clone(),
-            });
+            parked = Parked {
+                at_unix_ms: self.clock.unix_ms(),
+                // Of the attempts of earlier lives only those that a crash ended are known.
+                attempts: crashes,
+                crashes,
+                last_error: None,
+            };
+            let head = record::encode_quarantine(&cause, &parked);
             self.note(id, slot::QUARANTINE, head.into(), true);
             status = Status::Quarantined(cause);
             suspect = false;
         }
         // An empty note says that no attempt is in flight, but one was.
         let sent = owner.notes.iter().any(|note| note.slot == slot::STARTED);
-        self.insert_recovered(id, owner, record, status, crashes, suspect, sent);
+        let known = Known {
+            status,
+            crashes,
+            suspect,
+            sent,
+            parked,
+            history,
+        };
+        self.insert_recovered(id, owner, record, known);
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one caller, and a struct would be a copy of Task"
-    )]
     fn insert_recovered(
         &self,
         id: TaskId,
         owner: &RecoveredOwner,
         record: TaskRecord,
-        status: Status,
-        crashes: u32,
-        suspect: bool,
-        sent: bool,
+        known: Known,
     ) {
+        let Known {
+            status,
+            crashes,
+            suspect,
+            sent,
+            parked,
+            history,
+        } = known;
         let stored = owner.payload.unwrap_or(0);
         let need = Need {
             tasks: 1,
@@ -177,7 +210,7 @@ impl Queue {
                 .need(owner.head.len(), stored, self.journal.is_external(stored)),
         };
         let permit = match status {
-            Status::Quarantined(_) => None,
+            Status::Quarantined(_) => Some(self.admission.quarantine(record.len)),
             _ => Some(self.admission.recover(need)),
         };
         Totals::add(&self.totals.recovered, 1);
@@ -220,7 +253,10 @@ impl Queue {
             durable: true,
             status,
             failures: 0,
-            last_error: None,
+            attempts: parked.attempts,
+            last_error: parked.last_error,
+            parked_ms: parked.at_unix_ms,
+            history,
             crashes,
             sent,
             suspect,

@@ -23,8 +23,8 @@ use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
 use super::receipt::{Cell, Settlement};
-use super::record::{self, Quarantine, kind, slot};
-use super::table::{Ended, Status};
+use super::record::{kind, slot};
+use super::table::{Ended, Status, Task};
 use super::task::{Cause, TaskId, cut};
 use super::{Queue, State, Totals};
 
@@ -42,12 +42,12 @@ impl Queue {
     pub(crate) fn take_back(
         &self,
         id: TaskId,
-        may: impl FnOnce(&Status) -> Result<(), Error>,
+        may: impl FnOnce(&Task) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let told = {
             let mut state = self.lock();
             let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
-            may(&task.status)?;
+            may(task)?;
             // Without a record the next life would upload it all the same.
             self.takes_records(&state)?;
             self.end_of(&mut state, id, Settlement::Cancelled)
@@ -92,7 +92,9 @@ impl Queue {
                 return;
             };
             Totals::add(&self.totals.quarantined, 1);
-            let note = quarantine_note(id, cause);
+            let Some(note) = self.park(&mut state, id, &cause) else {
+                return;
+            };
             self.record_end(&mut state, ended, note)
         };
         tell(told);
@@ -137,7 +139,9 @@ impl Queue {
                 continue;
             };
             Totals::add(&self.totals.quarantined, 1);
-            told.extend(self.record_end(state, ended, quarantine_note(*id, cause)));
+            if let Some(note) = self.park(state, *id, &cause) {
+                told.extend(self.record_end(state, ended, note));
+            }
         }
         told
     }
@@ -313,12 +317,6 @@ pub(crate) struct Rest {
     pub deferred: u64,
     pub undetermined: u64,
     pub quarantined: u64,
-}
-
-fn quarantine_note(id: TaskId, cause: Cause) -> Append {
-    let head = record::encode(&Quarantine { cause });
-    // Before the end of what it depended on, on a full disk too.
-    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head).vital()
 }
 
 /// Tells ends to whoever holds a receipt; called without locks.

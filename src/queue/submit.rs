@@ -461,7 +461,10 @@ impl Queue {
             durable: false,
             status: Status::Waiting,
             failures: 0,
+            attempts: 0,
             last_error: None,
+            parked_ms: 0,
+            history: Vec::new(),
             crashes: 0,
             sent: false,
             suspect: false,
@@ -510,7 +513,7 @@ impl State {
 }
 
 /// The path as it is whatever becomes of the working directory.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::InvalidInput {
         what: "path",
         value: path.display().to_string(),

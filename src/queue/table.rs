@@ -26,6 +26,7 @@ use crate::remote::{Crc64, ObjectHeaders};
 
 use super::admission::Permit;
 use super::lanes::{Entry, Lanes};
+use super::quarantine::PastQuarantine;
 use super::receipt::{Cell, Settlement};
 use super::task::{Action, Cause, Condition, KeyPolicy, Lane, TaskId};
 
@@ -59,7 +60,13 @@ pub(crate) struct Task {
     pub status: Status,
     /// Attempts that failed in a row.
     pub failures: u32,
+    /// Attempts that were started, as far as is known: what was quarantined has it on record.
+    pub attempts: u32,
     pub last_error: Option<String>,
+    /// When it went to quarantine, in milliseconds since the Unix epoch.
+    pub parked_ms: u64,
+    /// Earlier stays there.
+    pub history: Vec<PastQuarantine>,
     pub crashes: u32,
     /// An attempt was started, in this life or an earlier one, and so may have reached S3: it is
     /// not superseded any more, and what is found at its key may be its own.
@@ -461,6 +468,7 @@ impl Table {
         self.ready -= 1;
         let task = self.tasks.get_mut(taken)?;
         task.status = Status::Running { since: now };
+        task.attempts = task.attempts.saturating_add(1);
         Some(task)
     }
 
@@ -513,6 +521,9 @@ impl Table {
             if error.is_some() {
                 task.failures = task.failures.saturating_add(1);
                 task.last_error = error;
+            } else {
+                // Nothing was sent.
+                task.attempts = task.attempts.saturating_sub(1);
             }
             task.status = Status::Delayed { until };
             self.delayed.insert((until, id));
@@ -699,7 +710,14 @@ impl Table {
 
     /// Takes a task out of quarantine and into its key's line again. What it was after and will
     /// never be in S3 does not hold it any more: that is what replaying it says.
-    pub(crate) fn replay(&mut self, id: TaskId, permit: Permit, now: Instant) -> Option<Arc<Cell>> {
+    ///
+    /// With its cell comes its place in quarantine, to be dropped without the table's lock.
+    pub(crate) fn replay(
+        &mut self,
+        id: TaskId,
+        permit: Permit,
+        now: Instant,
+    ) -> Option<(Arc<Cell>, Option<Permit>)> {
         if !self.quarantined.contains_key(&id) {
             return None;
         }
@@ -713,7 +731,7 @@ impl Table {
             .collect();
         let task = self.get_mut(id)?;
         task.after.retain(|dependency| !gone.contains(dependency));
-        task.permit = Some(permit);
+        let place = task.permit.replace(permit);
         task.since = now;
         task.failures = 0;
         task.crashes = 0;
@@ -721,7 +739,7 @@ impl Table {
         let cell = Arc::clone(&task.cell);
         let slot = self.by_id.get(&id).copied()?;
         self.reconsider(slot);
-        Some(cell)
+        Some((cell, place))
     }
 
     /// The lowest cover that is not in S3: everything before it is.

@@ -202,6 +202,7 @@ async fn open(
         Arc::clone(&fs),
         io.clone(),
         driver.clone(),
+        clock,
         prefix,
     );
     let random = Random::new(config.seed);

@@ -17,6 +17,11 @@ fn admission(tasks: u64, bytes: u64) -> Arc<Admission> {
             bytes: 10,
             disk: 100,
         },
+        Need {
+            tasks: 3,
+            bytes: 100,
+            disk: 0,
+        },
         100,
         "q".into(),
     )

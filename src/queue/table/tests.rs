@@ -27,7 +27,10 @@ fn task(id: u64, key: &str) -> Task {
         durable: true,
         status: Status::Waiting,
         failures: 0,
+        attempts: 0,
         last_error: None,
+        parked_ms: 0,
+        history: Vec::new(),
         crashes: 0,
         sent: false,
         suspect: false,
@@ -159,6 +162,7 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
             disk: 9,
         },
         super::super::admission::Need::default(),
+        super::super::admission::Need::default(),
         9,
         "q".into(),
     );
@@ -176,7 +180,7 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
     assert_eq!(take(&mut table), None);
     assert!(!table.can_move(Instant::now() + Duration::from_secs(999), false, false));
     let permit = admission.recover(super::super::admission::Need::default());
-    let cell = table.replay(TaskId(1), permit, Instant::now()).unwrap();
+    let (cell, _) = table.replay(TaskId(1), permit, Instant::now()).unwrap();
     assert!(
         !Arc::ptr_eq(&cell, &told.cells[0]),
         "a replay is answered on its own"
