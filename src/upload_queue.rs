@@ -310,6 +310,16 @@ impl UploadQueue {
         self.inner.queue.pause(what, false);
     }
 
+    /// The number of opens in a row in which the process died, where there were three or more: then
+    /// this one came up with admission and uploads paused, and all that looks at the queue answers.
+    /// `None` once uploads were [resumed](Self::resume). Counted is a death from the moment the
+    /// directory's lock was taken until what is in it was recovered: not one by a request, which
+    /// [`crash_limit`](Config::crash_limit) is for, nor an open that ended with an error.
+    #[must_use]
+    pub fn crash_loop(&self) -> Option<u32> {
+        self.inner.queue.crash_loop()
+    }
+
     /// Whether the directory was moved or copied since it was last used: then nothing is sent
     /// until [`adopt`](Self::adopt).
     #[must_use]

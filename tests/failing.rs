@@ -2,10 +2,16 @@
 
 #[path = "failing/bounds.rs"]
 mod bounds;
+#[path = "support/bucket.rs"]
+mod bucket;
+#[path = "support/child.rs"]
+mod child;
 #[path = "support/lives.rs"]
 mod lives;
 #[path = "support/logged.rs"]
 mod logged;
+#[path = "failing/loops.rs"]
+mod loops;
 #[path = "failing/quarantine.rs"]
 mod quarantine;
 mod support;

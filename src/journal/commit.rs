@@ -251,6 +251,7 @@ impl Core {
         }
         let mut full = false;
         let mut placed = false;
+        let mut highest = 0;
         {
             let index = shared.index.lock();
             while let Some(front) = self.queue.front() {
@@ -290,6 +291,9 @@ impl Core {
                 if let What::Effect(Effect::End { owner }) = header.what {
                     self.ending.insert(owner);
                 }
+                if record.copy_of.is_none() {
+                    highest = highest.max(record.location);
+                }
                 self.sync_wanted |= record.sync;
                 self.unsynced_bytes += bytes;
                 // In range: a segment has at most 1 GiB, or is as large as one frame.
@@ -321,6 +325,10 @@ impl Core {
         result?;
         if placed && let Some(active) = &mut self.active {
             active.offset += written;
+            // Before the sync: this is what a process that dies now leaves.
+            for waker in shared.watch.lock().set_written(highest) {
+                waker.wake();
+            }
         }
         let ripe = self.sync_wanted || self.unsynced_bytes > MAX_UNSYNCED_BYTES;
         if (force || full || ripe) && !self.unsynced.is_empty() {

@@ -77,12 +77,31 @@ impl Queue {
             PauseWhat::Uploads => {
                 let mut state = self.lock();
                 state.paused_uploads = paused;
+                if !paused {
+                    state.crash_loop = None;
+                }
                 if paused {
                     state.drains.all_failed(&Error::Paused("uploads"));
                 }
             }
         }
         self.changed();
+    }
+
+    /// The process died in the last `opens` opens: nothing is taken and nothing sent before an
+    /// operator has looked.
+    pub(crate) fn comes_up_paused(&self, opens: u32) {
+        tracing::error!(
+            dir = %self.config.dir.display(), opens,
+            "the process died in each of the last opens: uploads and admission are paused until they are resumed"
+        );
+        self.pause(PauseWhat::Admission, true);
+        self.pause(PauseWhat::Uploads, true);
+        self.lock().crash_loop = Some(opens);
+    }
+
+    pub(crate) fn crash_loop(&self) -> Option<u32> {
+        self.lock().crash_loop
     }
 
     /// The directory was copied or moved, and its operator says that this one is to send.
@@ -330,6 +349,7 @@ impl Queue {
                 .oldest()
                 .map_or(0, |since| millis(since.elapsed())),
             paused_uploads: state.paused_uploads,
+            crash_loop: state.crash_loop,
             moved: state.moved,
             disk_full: state.disk_full,
             journal_failed: state.journal_failed.clone(),
@@ -431,6 +451,8 @@ pub struct Counts {
     pub oldest_ms: u64,
     /// An operator paused uploads.
     pub paused_uploads: bool,
+    /// The process died in this many opens in a row, so that this one came up paused.
+    pub crash_loop: Option<u32>,
     /// The directory was moved or copied, and sends nothing until it is adopted.
     pub moved: bool,
     /// The disk has no room for new records.

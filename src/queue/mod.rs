@@ -124,6 +124,8 @@ struct State {
     adopted: BTreeMap<TaskId, PathBuf>,
     last_id: TaskId,
     paused_uploads: bool,
+    /// The process died in this many opens in a row, and nobody has resumed uploads since.
+    crash_loop: Option<u32>,
     moved: bool,
     /// Nobody knows yet whether this directory may send anything.
     unclaimed: bool,
@@ -224,6 +226,7 @@ impl Queue {
                 adopted: BTreeMap::new(),
                 last_id: TaskId(0),
                 paused_uploads: false,
+                crash_loop: None,
                 moved,
                 unclaimed: false,
                 disk_full: false,

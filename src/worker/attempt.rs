@@ -154,9 +154,10 @@ impl Shared {
 
     /// Notes what is about to be sent, on what condition, and how long it may take effect.
     ///
-    /// For a write-once upload the note is not synced. Everything else is protected against its
-    /// own past, which must be on the disk before it can become one: after a power cut nobody else
-    /// knows of the request.
+    /// For a write-once upload the note is not synced, and only has to survive this process: one
+    /// that its request kills is charged by it. Everything else is protected against its own past,
+    /// which must be on the disk before it can become one: after a power cut nobody else knows of
+    /// the request.
     async fn note_started(
         &self,
         job: &mut TaskJob,
@@ -173,6 +174,9 @@ impl Shared {
             || job.action == Action::Delete
             || job.condition.is_some();
         let noted = self.queue.note(job.id, slot::STARTED, head, protected);
+        if let Some(location) = noted.filter(|_| !protected) {
+            self.is_written(location).await;
+        }
         if let Some(location) = noted.filter(|_| protected) {
             // A disk that is full, hangs or has failed does not keep uploads from going on.
             let wait = self.queue.journal.wait_durable(location);
@@ -190,6 +194,25 @@ impl Shared {
         }
         job.in_flight = Some(started);
         Ok(expires_unix_ms)
+    }
+
+    /// Waits until a note of an attempt survives the process: not for long, and not where the disk
+    /// has no room for it.
+    async fn is_written(&self, location: u64) {
+        if self.queue.journal.is_short() {
+            return;
+        }
+        let within = self.config().attempt_floor / 2;
+        let wait = self.queue.journal.wait_written(location);
+        tokio::select! {
+            biased;
+            waited = tokio::time::timeout(within, wait) => {
+                if !matches!(waited, Ok(Ok(()))) {
+                    tracing::debug!(location, "an attempt is made without its note");
+                }
+            }
+            () = self.cut.cancelled() => (),
+        }
     }
 
     /// The code that made a request panicked: what it had on the wire may still land.
@@ -302,6 +325,19 @@ impl Shared {
     }
 
     async fn upload(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
+        if job.memory.is_none() {
+            // Reading it is what may kill the process: it is charged for that too.
+            let begun = Started {
+                condition: None,
+                expires_unix_ms: self.now_ms(),
+            };
+            let noted = self
+                .queue
+                .note(job.id, slot::STARTED, encode(&begun).into(), false);
+            if let Some(location) = noted {
+                self.is_written(location).await;
+            }
+        }
         let source = match self.open_body(job).await {
             Ok(source) => source,
             Err(verdict) => return Ok(verdict),
