@@ -45,6 +45,17 @@ pub struct Config {
     /// The same: bytes, in memory and on disk each. Default 64 MiB; 1 byte to 1 TiB.
     #[serde(default = "defaults::checkpoint_bytes")]
     pub checkpoint_bytes: u64,
+    /// Bytes of bodies in memory: those that were submitted, and those that attempts read back.
+    /// Above it bodies that are on the disk are dropped from memory, and read again when their turn
+    /// comes; what is submitted as bytes waits until four fifths are reached. An attempt may always
+    /// read its body while no other does. Lane `Checkpoint` has its `checkpoint_bytes` on top.
+    /// Default 256 MiB; 1 byte to 16 TiB.
+    #[serde(default = "defaults::max_memory_bytes")]
+    pub max_memory_bytes: u64,
+    /// Receipts of one task that may be held at one time, waits on them included; one more is
+    /// refused. Default 65,536; 1 to 10,000,000.
+    #[serde(default = "defaults::max_receipts")]
+    pub max_receipts: u64,
     /// Callers that may wait for room at one time; one more is refused. Default 4,096; 1 to
     /// 1,000,000.
     #[serde(default = "defaults::max_waiters")]
@@ -182,6 +193,8 @@ mod defaults {
         max_disk_bytes: u64 = 4096 * MIB;
         checkpoint_tasks: u64 = 64;
         checkpoint_bytes: u64 = 64 * MIB;
+        max_memory_bytes: u64 = 256 * MIB;
+        max_receipts: u64 = 65_536;
         max_waiters: u64 = 4096;
         max_loads: u64 = 256;
         workers: usize = 16;
@@ -223,6 +236,8 @@ impl Config {
             max_disk_bytes: d::max_disk_bytes(),
             checkpoint_tasks: d::checkpoint_tasks(),
             checkpoint_bytes: d::checkpoint_bytes(),
+            max_memory_bytes: d::max_memory_bytes(),
+            max_receipts: d::max_receipts(),
             max_waiters: d::max_waiters(),
             max_loads: d::max_loads(),
             workers: d::workers(),
@@ -278,6 +293,8 @@ impl Config {
         );
         number("checkpoint_tasks", self.checkpoint_tasks, 1, 100_000);
         number("checkpoint_bytes", self.checkpoint_bytes, 1, 1 << 40);
+        number("max_memory_bytes", self.max_memory_bytes, 1, 16 << 40);
+        number("max_receipts", self.max_receipts, 1, 10_000_000);
         number("max_waiters", self.max_waiters, 1, 1_000_000);
         number("max_loads", self.max_loads, 1, 100_000);
         number("workers", self.workers as u64, 1, 1024);

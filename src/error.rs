@@ -35,6 +35,10 @@ pub enum Limit {
     DiskBytes,
     /// `max_loads`: reads that wait for S3.
     Loads,
+    /// `max_memory_bytes`: bytes of bodies in memory.
+    MemoryBytes,
+    /// `max_receipts`: receipts of one task, and waits on them.
+    Receipts,
     /// `max_waiters`: callers that wait for room.
     Waiters,
     /// `max_quarantined_tasks`: tasks in quarantine.
@@ -58,6 +62,8 @@ impl std::fmt::Display for Limit {
             Self::Bytes => "max_bytes",
             Self::DiskBytes => "max_disk_bytes",
             Self::Loads => "max_loads",
+            Self::MemoryBytes => "max_memory_bytes",
+            Self::Receipts => "max_receipts",
             Self::Waiters => "max_waiters",
             Self::QuarantinedTasks => "max_quarantined_tasks",
             Self::QuarantinedBytes => "max_quarantined_bytes",

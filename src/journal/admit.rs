@@ -143,7 +143,11 @@ impl Core {
             if record.vital {
                 return self.admit_vital(room, record);
             }
-            if !record.sync && !room.admits_optional(bytes) {
+            let fits = match record.lasting {
+                true => room.admits_note(bytes),
+                false => room.admits_optional(bytes),
+            };
+            if !record.sync && !fits {
                 self.finished.push(record.location);
                 return;
             }

@@ -616,6 +616,7 @@ pub(super) fn mark_record(kind: u8, highest: Location) -> Record {
         body: Body::None,
         sync: true,
         vital: false,
+        lasting: false,
         copy_of: None,
         reported: false,
         written: false,

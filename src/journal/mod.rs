@@ -261,6 +261,7 @@ impl Journal {
             body,
             sync: !optional,
             vital: record.vital,
+            lasting: record.lasting,
             copy_of: None,
             reported: true,
             written: false,

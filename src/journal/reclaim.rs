@@ -273,6 +273,7 @@ pub(super) fn copy_record(
         },
         sync: matches!(header.what, What::Effect(Effect::End { .. })),
         vital: false,
+        lasting: false,
         copy_of,
         reported: false,
         written: true,

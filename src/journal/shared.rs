@@ -49,6 +49,8 @@ pub(super) struct Record {
     pub body: Body,
     pub sync: bool,
     pub vital: bool,
+    /// Left out only where a synced note would wait.
+    pub lasting: bool,
     /// Where it was copied from; `None` for one that is new.
     pub copy_of: Option<Place>,
     /// Somebody hears what becomes of it.

@@ -203,11 +203,10 @@ impl Queue {
             disk: self
                 .journal
                 .need(256, bytes.min(self.config.max_bytes), false),
+            memory: bytes.min(self.config.max_memory_bytes),
         };
-        self.admission
-            .acquire(Pool::Common, Asker::Anyone, need)
-            .await
-            .map(drop)
+        let acquire = self.admission.acquire(Pool::Common, Asker::Anyone, need);
+        self.room(acquire).await.map(drop)
     }
 
     /// The object at a key, or a range of it: from a body that is still here, else from S3.
@@ -250,7 +249,7 @@ impl Queue {
         };
         match (&task.action, &task.memory) {
             (Action::Delete, _) => Body::Nothing,
-            (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),
+            (_, Some(kept)) => Body::Here(super::body::Source::Memory(kept.bytes())),
             (Action::UploadBorrowed(borrowed), None) => Body::Here(super::body::Source::File {
                 fs: Arc::clone(&self.fs),
                 path: borrowed.path.clone().into(),

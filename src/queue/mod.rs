@@ -10,7 +10,7 @@
 //! | `receipt.rs` | its handle, and how it ended |
 //! | `admission.rs` | who may enter |
 //! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
-//! | `submit.rs`, `body.rs` | the way in |
+//! | `submit.rs`, `body.rs`, `memory.rs` | the way in, and bodies on their way |
 //! | `settle.rs`, `drain.rs` | the way out |
 //! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
 //! | `control.rs`, `quarantine.rs` | what operators do |
@@ -32,6 +32,7 @@ mod interleavings;
 mod lanes;
 mod line;
 pub(crate) mod load;
+pub(crate) mod memory;
 pub mod quarantine;
 pub mod receipt;
 pub(crate) mod record;
@@ -47,7 +48,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -69,6 +69,7 @@ use drain::Drains;
 use image::Image;
 use line::Line;
 use load::Load;
+use memory::Kept;
 use receipt::{Cell, Receipt};
 use record::Started;
 use table::{Ended, Slot, Table};
@@ -135,6 +136,43 @@ struct State {
     closed: bool,
 }
 
+/// The state, while it is locked. Bodies that went meanwhile are dropped once it is not: that wakes
+/// who waits for memory.
+struct Locked<'a>(Option<MutexGuard<'a, State>>);
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = State;
+
+    #[allow(
+        clippy::expect_used,
+        reason = "the guard is taken out when this is dropped"
+    )]
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("locked")
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    #[allow(
+        clippy::expect_used,
+        reason = "the guard is taken out when this is dropped"
+    )]
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("locked")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(mut guard) = self.0.take() else {
+            return;
+        };
+        let spent = guard.table.take_spent();
+        drop(guard);
+        drop(spent);
+    }
+}
+
 impl State {
     /// Nothing is sent for now.
     fn is_held(&self) -> bool {
@@ -152,6 +190,8 @@ pub(crate) struct Totals {
     pub unknown: AtomicU64,
     pub quarantined: AtomicU64,
     pub recovered: AtomicU64,
+    /// Bytes of bodies that were dropped from memory.
+    pub spilled: AtomicU64,
     pub images: AtomicU64,
     pub image_bytes: AtomicU64,
     /// Goes up whenever anything moves: what the watchdog looks at.
@@ -179,7 +219,7 @@ pub(crate) struct TaskJob {
     pub headers: Arc<ObjectHeaders>,
     pub len: u64,
     pub checksum: Option<Crc64>,
-    pub memory: Option<Bytes>,
+    pub memory: Option<Kept>,
     /// Attempts that failed in a row before this one.
     pub failures: u32,
     /// An earlier attempt may have reached S3.
@@ -213,7 +253,7 @@ impl Queue {
         let moved = journal.moved();
         Arc::new(Self {
             state: Mutex::new(State {
-                table: Table::new(share),
+                table: Table::new(share).with_receipts(config.max_receipts),
                 loads: Line::default(),
                 images: Line::default(),
                 calls: VecDeque::new(),
@@ -238,16 +278,19 @@ impl Queue {
                     tasks: config.max_tasks,
                     bytes: config.max_bytes,
                     disk: config.max_disk_bytes,
+                    memory: config.max_memory_bytes,
                 },
                 Need {
                     tasks: config.checkpoint_tasks,
                     bytes: config.checkpoint_bytes,
                     disk: config.checkpoint_disk_bytes(),
+                    memory: config.checkpoint_bytes,
                 },
                 Need {
                     tasks: config.max_quarantined_tasks,
                     bytes: config.max_quarantined_bytes,
                     disk: u64::MAX,
+                    memory: u64::MAX,
                 },
                 config.max_waiters,
                 config.dir.clone(),
@@ -273,8 +316,8 @@ impl Queue {
         Arc::new(settle::Sink(Arc::downgrade(self)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    fn lock(&self) -> Locked<'_> {
+        Locked(Some(self.state.lock()))
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -289,6 +332,7 @@ impl Queue {
             cell: Arc::clone(cell),
             driver: self.driver.clone(),
             deadline: self.config.op_deadline,
+            most: self.config.max_receipts,
         }
     }
 
@@ -432,7 +476,7 @@ impl Queue {
     pub(crate) fn body(&self, job: &TaskJob) -> Option<Source> {
         match (&job.action, &job.memory) {
             (Action::Delete, _) => None,
-            (_, Some(bytes)) => Some(Source::Memory(bytes.clone())),
+            (_, Some(kept)) => Some(Source::Memory(kept.bytes())),
             (Action::UploadBorrowed(borrowed), None) => Some(Source::File {
                 fs: Arc::clone(&self.fs),
                 path: borrowed.path.clone().into(),

@@ -177,7 +177,7 @@ impl Queue {
         let need = Need {
             tasks: 1,
             bytes: self.quarantined_task(id)?.len,
-            disk: 0,
+            ..Need::default()
         };
         let permit = self.admission.acquire_to_replay(need).await?;
         let (receipt, place) = self.replay_with(id, permit)?;

@@ -208,6 +208,7 @@ impl Queue {
             disk: self
                 .journal
                 .need(owner.head.len(), stored, self.journal.is_external(stored)),
+            memory: 0,
         };
         let permit = match status {
             Status::Quarantined(_) => Some(self.admission.quarantine(record.len)),

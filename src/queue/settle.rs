@@ -200,6 +200,7 @@ impl Queue {
                 .table
                 .retry(id, until, error.map(|error| cut(error.to_string())));
         }
+        self.relieve();
         self.changed();
     }
 
@@ -218,6 +219,12 @@ impl Queue {
             state.table.put_back(id);
         }
         self.changed();
+    }
+
+    /// Notes an attempt that begins: it is to survive this process, which it may end.
+    pub(crate) fn note_attempt(&self, id: TaskId, head: Bytes) -> Option<Location> {
+        let note = Append::note(kind::NOTE, id.0, slot::STARTED, head);
+        self.journal.append(note.lasting()).ok()
     }
 
     /// Writes a note on a task. Notes are dropped where the disk has no room for them.
@@ -420,6 +427,7 @@ impl Queue {
         for old in superseded {
             drop(old.permit);
         }
+        self.relieve();
         for path in adopted.into_values() {
             // Only now: had the record been refused, this would have been the only copy.
             // Durably, before its submitter is told: were the name to come back after a power cut,

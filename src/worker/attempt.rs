@@ -36,6 +36,8 @@ use super::keys::{Keys, Makes};
 use super::parts::{self, Failed};
 use super::react::{self, Next, Ours};
 
+/// How long an attempt waits for its note where the disk has no room.
+const NOTED_ON_A_FULL_DISK: Duration = Duration::from_millis(100);
 /// States of a key that an attempt goes on from before it gives its slot back.
 const MAX_REBASES: u32 = 4;
 
@@ -173,7 +175,10 @@ impl Shared {
         let protected = job.policy == KeyPolicy::Rewritable
             || job.action == Action::Delete
             || job.condition.is_some();
-        let noted = self.queue.note(job.id, slot::STARTED, head, protected);
+        let noted = match protected {
+            true => self.queue.note(job.id, slot::STARTED, head, true),
+            false => self.queue.note_attempt(job.id, head),
+        };
         if let Some(location) = noted.filter(|_| !protected) {
             self.is_written(location).await;
         }
@@ -196,13 +201,12 @@ impl Shared {
         Ok(expires_unix_ms)
     }
 
-    /// Waits until a note of an attempt survives the process: not for long, and not where the disk
-    /// has no room for it.
+    /// Waits until a note of an attempt survives the process: not for long.
     async fn is_written(&self, location: u64) {
-        if self.queue.journal.is_short() {
-            return;
-        }
-        let within = self.config().attempt_floor / 2;
+        let within = match self.queue.journal.is_short() {
+            true => NOTED_ON_A_FULL_DISK,
+            false => self.config().attempt_floor / 2,
+        };
         let wait = self.queue.journal.wait_written(location);
         tokio::select! {
             biased;
@@ -331,9 +335,7 @@ impl Shared {
                 condition: None,
                 expires_unix_ms: self.now_ms(),
             };
-            let noted = self
-                .queue
-                .note(job.id, slot::STARTED, encode(&begun).into(), false);
+            let noted = self.queue.note_attempt(job.id, encode(&begun).into());
             if let Some(location) = noted {
                 self.is_written(location).await;
             }
@@ -344,6 +346,10 @@ impl Shared {
         };
         let write_id = self.write_id(job);
         let whole = source.len() < self.config().multipart_threshold;
+        let _room = match self.room_to_read(job, source.len(), whole).await {
+            Ok(room) => room,
+            Err(verdict) => return Ok(verdict),
+        };
         let body = if whole {
             match self.read_whole(job, &source).await {
                 Ok(body) => Some(body),

@@ -160,6 +160,7 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
             tasks: 9,
             bytes: 9,
             disk: 9,
+            memory: 9,
         },
         super::super::admission::Need::default(),
         super::super::admission::Need::default(),
