@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod crash_point;
 pub mod error;
 pub mod io;
 pub mod journal;

@@ -12,6 +12,8 @@ mod lives;
 mod logged;
 #[path = "failing/loops.rs"]
 mod loops;
+#[path = "failing/points.rs"]
+mod points;
 #[path = "failing/quarantine.rs"]
 mod quarantine;
 mod support;

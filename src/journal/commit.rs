@@ -310,6 +310,7 @@ impl Core {
                 placed = true;
             }
         }
+        crate::crash_point::crash_point("journal.writing");
         let mut result = Ok(());
         if placed {
             result = active
@@ -325,6 +326,7 @@ impl Core {
         result?;
         if placed && let Some(active) = &mut self.active {
             active.offset += written;
+            crate::crash_point::crash_point("journal.written");
             // Before the sync: this is what a process that dies now leaves.
             for waker in shared.watch.lock().set_written(highest) {
                 waker.wake();
@@ -361,6 +363,7 @@ impl Core {
                 .map_err(|error| self.fault("fdatasync of", shared, error))?;
         }
         shared.groups.fetch_add(1, Ordering::Relaxed);
+        crate::crash_point::crash_point("journal.synced");
         self.mark = Mark {
             segment: active.number,
             offset: active.offset as u32,
@@ -446,6 +449,7 @@ impl Core {
 
     /// Takes a segment into use that has room for a frame of `first` bytes.
     fn activate(&mut self, shared: &Shared, first: u64) -> Result<(), Fault> {
+        crate::crash_point::crash_point("journal.segment");
         let need = (first + START_BYTES + 2 * SEGMENT_HEADER_BYTES).next_multiple_of(4096);
         let standard = shared.options.segment_bytes;
         let number = self.next_number;

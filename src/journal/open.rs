@@ -66,11 +66,13 @@ pub(super) fn open(
     make_dirs(&*fs, &layout)?;
     let lock = identity::lock(&*fs, &layout)?;
     let tries = options.count_opens.then(|| Tries::begin(&fs, &layout));
+    crate::crash_point::crash_point("open.counted");
     let stat = fs
         .stat(&layout.lock)
         .map_err(|error| JournalError::io("stat of", &layout.lock, error))?;
     let known = identity::read(&*fs, &layout)?;
     let scan = recovery::scan(&*fs, &layout)?;
+    crate::crash_point::crash_point("open.scanned");
     if options.on_damage == OnDamage::Refuse && !scan.recovered.damage.is_empty() {
         return Err(JournalError::Damaged(scan.recovered.damage));
     }

@@ -192,6 +192,7 @@ impl Parts {
         if !matches!(status, Status::NotLoaded | Status::Zero) {
             return Ok(());
         }
+        crate::crash_point::crash_point("part.punched");
         file.disk
             .punch(file.start_of(index), u64::from(file.part_bytes))
     }

@@ -293,6 +293,13 @@ impl Admission {
         self.acquire(Pool::Reads, Asker::Anyone, need)
     }
 
+    /// By how much memory would be exceeded with `bytes` more.
+    pub(crate) fn memory_over(&self, bytes: u64) -> u64 {
+        let state = self.state.lock();
+        let max = state.lines[Pool::Common as usize].max.memory;
+        state.memory().saturating_add(bytes).saturating_sub(max)
+    }
+
     /// Bytes of bodies that should leave memory now: somebody waits for them.
     pub(crate) fn wanted_memory(&self) -> u64 {
         let state = self.state.lock();

@@ -64,12 +64,17 @@ impl Queue {
 
     /// Memory for the body that an attempt is about to read.
     pub(crate) async fn room_to_read(&self, bytes: u64) -> Result<Permit> {
+        // It may be let in whatever there is: first what can go, goes.
+        self.spill(self.admission.memory_over(bytes));
         self.room(self.admission.acquire_to_read(bytes)).await
     }
 
     /// Drops bodies from memory that are on the disk, as far as somebody waits for room.
     pub(super) fn relieve(&self) {
-        let wanted = self.admission.wanted_memory();
+        self.spill(self.admission.wanted_memory());
+    }
+
+    fn spill(&self, wanted: u64) {
         if wanted == 0 {
             return;
         }

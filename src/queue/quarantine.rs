@@ -223,6 +223,7 @@ impl Queue {
         let past = record::encode(&history);
         self.journal
             .append(Append::note(kind::NOTE, id.0, slot::HISTORY, past))?;
+        crate::crash_point::crash_point("quarantine.replayed");
         let Some((cell, place)) = state.table.replay(id, permit, Instant::now()) else {
             return Err(Error::NoSuchTask(id));
         };

@@ -95,7 +95,9 @@ impl Queue {
             let Some(note) = self.park(&mut state, id, &cause) else {
                 return;
             };
-            self.record_end(&mut state, ended, note)
+            let told = self.record_end(&mut state, ended, note);
+            crate::crash_point::crash_point("settle.quarantined");
+            told
         };
         tell(told);
         self.moved_on();
@@ -160,6 +162,7 @@ impl Queue {
         state.drains.moved(state.table.first_open());
         match self.journal.append(record) {
             Ok(location) => {
+                crate::crash_point::crash_point("settle.ended");
                 state.settling.insert(location, ended);
                 Vec::new()
             }
@@ -406,6 +409,7 @@ impl CommitSink for Sink {
 
 impl Queue {
     fn on_durable(&self, upto: Location) {
+        crate::crash_point::crash_point("settle.recorded");
         let (cells, told, adopted, superseded) = {
             let mut state = self.lock();
             let rest = state.adopted.split_off(&TaskId(upto + 1));
@@ -429,6 +433,7 @@ impl Queue {
         }
         self.relieve();
         for path in adopted.into_values() {
+            crate::crash_point::crash_point("submit.adopted");
             // Only now: had the record been refused, this would have been the only copy.
             // Durably, before its submitter is told: were the name to come back after a power cut,
             // whoever writes it anew would write into our body.

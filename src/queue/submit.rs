@@ -156,6 +156,7 @@ impl Queue {
         let acquire = self.admission.acquire(checked.pool(), checked.asker, need);
         let mut permit = self.room(acquire).await?;
         let (payload, memory) = self.stage(&checked.keep, external).await?;
+        crate::crash_point::crash_point("submit.staged");
         let memory = memory.map(|bytes| Kept::new(bytes, Some(permit.split_memory())));
         let mut room = Room {
             permit: Some(permit),
@@ -456,6 +457,7 @@ impl Queue {
         let payload = std::mem::take(&mut room.payload);
         let record = Append::begin(record::kind::TASK, checked.head_after(&after), payload);
         let id = TaskId(self.journal.append(record)?);
+        crate::crash_point::crash_point("submit.appended");
         state.last_id = id;
         if let Keep::Adopt(path) = &checked.keep {
             // Linked into our directory; its old name goes when the record is durable.

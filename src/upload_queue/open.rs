@@ -232,6 +232,7 @@ async fn open(
     };
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
+    crate::crash_point::crash_point("open.recovered");
     if journal.failed_opens() >= OPENS_THAT_DIED {
         queue.comes_up_paused(journal.failed_opens());
     }

@@ -197,6 +197,7 @@ impl Shared {
                 }
             }
         }
+        crate::crash_point::crash_point("attempt.noted");
         job.in_flight = Some(started);
         Ok(expires_unix_ms)
     }
@@ -412,6 +413,7 @@ impl Shared {
                     }
                 }
             };
+            crate::crash_point::crash_point("attempt.sent");
             job.in_flight = None;
             let error = match result {
                 Ok(info)

@@ -36,7 +36,7 @@ fn b4_submits_of_one_failing_content_are_one_task() {
         let rig = Rig::new();
         let refused = RemoteError::transient("PutObject");
         rig.remote
-            .always(Some(Call::Put), None, Fault::Error(refused));
+            .always(Some(Call::Put), Some("k"), Fault::Error(refused));
         let queue = rig.open().await;
         let mut receipts = Vec::new();
         let same = Options {
@@ -501,7 +501,8 @@ fn b10_the_resident_size_stays_flat() {
             "limit {} KiB: grew by {grew} KiB, peak of bodies {peak} KiB",
             memory / 1024
         );
-        assert!(peak * 1024 <= memory);
+        // And what one attempt reads, whatever else there is.
+        assert!(peak * 1024 <= memory + 256 * KIB as u64);
         (grew, ended.number("spilled_mib"))
     };
     let (flat, spilled) = grew(4 << 20);

@@ -19,9 +19,13 @@ use s3_writeback::remote::{
 /// What happens before a PUT is looked at.
 pub type BeforePut = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Why a PUT is refused, if it is.
+pub type Refuses = Arc<dyn Fn(&str) -> Option<RemoteError> + Send + Sync>;
+
 pub struct Bucket {
     dir: PathBuf,
     before_put: BeforePut,
+    refuses: Refuses,
     takes: Duration,
 }
 
@@ -33,6 +37,7 @@ impl Bucket {
         Self {
             dir,
             before_put: Arc::new(|_| ()),
+            refuses: Arc::new(|_| None),
             takes: Duration::ZERO,
         }
     }
@@ -40,6 +45,15 @@ impl Bucket {
     /// Called at every PUT, with its key.
     pub fn before_put(mut self, run: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.before_put = Arc::new(run);
+        self
+    }
+
+    /// Asked at every PUT whether it is refused.
+    pub fn refuse_once(
+        mut self,
+        why: impl Fn(&str) -> Option<RemoteError> + Send + Sync + 'static,
+    ) -> Self {
+        self.refuses = Arc::new(why);
         self
     }
 
@@ -124,6 +138,9 @@ impl Remote for Bucket {
         Box::pin(async move {
             tokio::time::sleep(self.takes).await;
             (self.before_put)(&request.key);
+            if let Some(error) = (self.refuses)(&request.key) {
+                return Err(error);
+            }
             if !self.holds(&request.key, request.condition.as_ref()) {
                 return Err(RemoteError::conflict("PutObject"));
             }
