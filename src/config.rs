@@ -127,7 +127,7 @@ pub struct Config {
         with = "millis"
     )]
     pub retry_base: Duration,
-    /// The longest back-off. Default 20 s; at most 1 hour.
+    /// The longest back-off. Default 20 s; at most 1 hour, and at most `op_deadline`.
     #[serde(
         default = "defaults::retry_cap",
         rename = "retry_cap_ms",
@@ -368,6 +368,12 @@ impl Config {
                 self.retry_base, self.retry_cap
             ));
         }
+        if self.retry_cap > self.op_deadline {
+            faults.push(format!(
+                "retry_cap = {:?} is above op_deadline = {:?}: nobody would see the attempt after it",
+                self.retry_cap, self.op_deadline
+            ));
+        }
         if self.dir.as_os_str().is_empty() {
             faults.push("dir is empty".to_owned());
         }
@@ -438,8 +444,11 @@ mod tests {
         config.workers = 5000;
         config.segment_bytes = 100;
         config.retry_base = Duration::from_secs(60);
+        config.op_deadline = Duration::from_secs(10);
         let ConfigErrors(faults) = config.validate().unwrap_err();
-        assert_eq!(faults.len(), 5, "{faults:?}");
+        assert_eq!(faults.len(), 6, "{faults:?}");
+        let pair = "retry_cap = 20s is above op_deadline = 10s";
+        assert!(faults.iter().any(|fault| fault.starts_with(pair)));
         assert!(faults.contains(&"max_tasks = 0 is not within 1 to 10000000".to_owned()));
         assert!(faults.contains(&"workers = 5000 is not within 1 to 1024".to_owned()));
         assert!(

@@ -16,4 +16,6 @@ mod loops;
 mod points;
 #[path = "failing/quarantine.rs"]
 mod quarantine;
+#[path = "failing/recovery.rs"]
+mod recovery;
 mod support;

@@ -158,6 +158,7 @@ impl Builder {
             }
             Ok(then(queue, checkpointer))
         };
+        let work = driver.clone().inside(work);
         Op::new(&driver, deadline, work, || {
             Error::WouldWait("the local disk")
         })

@@ -26,6 +26,7 @@ pub struct Bucket {
     dir: PathBuf,
     before_put: BeforePut,
     refuses: Refuses,
+    forgets: bool,
     takes: Duration,
 }
 
@@ -38,6 +39,7 @@ impl Bucket {
             dir,
             before_put: Arc::new(|_| ()),
             refuses: Arc::new(|_| None),
+            forgets: false,
             takes: Duration::ZERO,
         }
     }
@@ -54,6 +56,12 @@ impl Bucket {
         why: impl Fn(&str) -> Option<RemoteError> + Send + Sync + 'static,
     ) -> Self {
         self.refuses = Arc::new(why);
+        self
+    }
+
+    /// Says yes to every PUT, and keeps nothing.
+    pub fn forgets(mut self) -> Self {
+        self.forgets = true;
         self
     }
 
@@ -141,6 +149,10 @@ impl Remote for Bucket {
             if let Some(error) = (self.refuses)(&request.key) {
                 return Err(error);
             }
+            if self.forgets {
+                let write_id = request.write_id.unwrap_or_default();
+                return Ok(info(&request.body, write_id));
+            }
             if !self.holds(&request.key, request.condition.as_ref()) {
                 return Err(RemoteError::conflict("PutObject"));
             }
@@ -154,7 +166,11 @@ impl Remote for Bucket {
             Ok(self.object(&request.key).map(|(info, body)| {
                 let body = match request.range {
                     None => body,
-                    Some((from, len)) => body.slice(from as usize..(from + len) as usize),
+                    Some((from, len)) => {
+                        // As S3: what there is of it.
+                        let from = (from as usize).min(body.len());
+                        body.slice(from..(from + len as usize).min(body.len()))
+                    }
                 };
                 GetResponse { body, info }
             }))
