@@ -192,7 +192,6 @@ impl Parts {
         if !matches!(status, Status::NotLoaded | Status::Zero) {
             return Ok(());
         }
-        crate::crash_point::crash_point("part.punched");
         file.disk
             .punch(file.start_of(index), u64::from(file.part_bytes))
     }
@@ -272,6 +271,7 @@ impl Parts {
                 let start = file.start_of(index);
                 match file.disk.punch(start, u64::from(file.part_bytes)) {
                     Ok(()) => {
+                        crate::crash_point::crash_point("part.punched");
                         word.make(|word| word.evicted());
                         true
                     }
