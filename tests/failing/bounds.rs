@@ -315,7 +315,16 @@ fn b10_bodies_that_are_durable_leave_memory_for_new_ones() {
             let queue = rig.open().await;
             queue.pause(PauseWhat::Uploads);
             // Inline in the journal, and in files of their own.
-            let body = |n: usize| vec![n as u8; if n % 2 == 0 { 4 * KIB } else { 40 * KIB }];
+            let body = |n: usize| {
+                vec![
+                    n as u8;
+                    if n.is_multiple_of(2) {
+                        4 * KIB
+                    } else {
+                        40 * KIB
+                    }
+                ]
+            };
             for n in 0..200 {
                 put(&queue, &format!("k{n:03}"), body(n)).await;
                 let now = queue.snapshot();
@@ -451,6 +460,10 @@ fn resident() -> u64 {
 /// Not a test: a backlog of 64 MiB in a process of its own.
 #[test]
 #[ignore = "is started by the test below"]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a process of its own, in the time that there is"
+)]
 fn backlog() {
     const MIB: u64 = 1 << 20;
     let dir = std::path::PathBuf::from(setting("BACKLOG_DIR"));

@@ -1,4 +1,8 @@
 //! Loops of crashes (C2): by a task, and by opening itself. Real processes that really die.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "real processes, in the time that there is"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,8 @@
 //! A process of this very test binary: one `#[ignore]`d test of it, with settings.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it waits for a process, in the time that there is"
+)]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
