@@ -83,6 +83,7 @@ fn b4_receipts_of_one_task_are_bounded() {
                 Ok(receipt) => receipts.push(receipt),
                 Err(error) => break error,
             }
+            assert!(receipts.len() < 200, "receipts are not bounded");
         };
         assert_eq!(receipts.len(), 100);
         let crowded = |error: &Error| {

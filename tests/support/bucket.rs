@@ -144,8 +144,8 @@ fn gone(path: &Path) -> Result<(), RemoteError> {
 impl Remote for Bucket {
     fn put(&self, request: PutRequest) -> RemoteFuture<'_, ObjectInfo> {
         Box::pin(async move {
-            tokio::time::sleep(self.takes).await;
             (self.before_put)(&request.key);
+            tokio::time::sleep(self.takes).await;
             if let Some(error) = (self.refuses)(&request.key) {
                 return Err(error);
             }
