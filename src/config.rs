@@ -45,6 +45,17 @@ pub struct Config {
     /// The same: bytes, in memory and on disk each. Default 64 MiB; 1 byte to 1 TiB.
     #[serde(default = "defaults::checkpoint_bytes")]
     pub checkpoint_bytes: u64,
+    /// Bytes of bodies in memory: those that were submitted, and those that attempts read back.
+    /// Above it bodies that are on the disk are dropped from memory, and read again when their turn
+    /// comes; what is submitted as bytes waits until four fifths are reached. An attempt may always
+    /// read its body while no other does. Lane `Checkpoint` has its `checkpoint_bytes` on top.
+    /// Default 256 MiB; 1 byte to 16 TiB.
+    #[serde(default = "defaults::max_memory_bytes")]
+    pub max_memory_bytes: u64,
+    /// Receipts of one task that may be held at one time, waits on them included; one more is
+    /// refused. Default 65,536; 1 to 10,000,000.
+    #[serde(default = "defaults::max_receipts")]
+    pub max_receipts: u64,
     /// Callers that may wait for room at one time; one more is refused. Default 4,096; 1 to
     /// 1,000,000.
     #[serde(default = "defaults::max_waiters")]
@@ -116,7 +127,7 @@ pub struct Config {
         with = "millis"
     )]
     pub retry_base: Duration,
-    /// The longest back-off. Default 20 s; at most 1 hour.
+    /// The longest back-off. Default 20 s; at most 1 hour, and at most `op_deadline`.
     #[serde(
         default = "defaults::retry_cap",
         rename = "retry_cap_ms",
@@ -163,6 +174,23 @@ pub struct Config {
     /// A task that was in flight at this many crashes is quarantined. Default 3; 1 to 100.
     #[serde(default = "defaults::crash_limit")]
     pub crash_limit: u32,
+    /// Tasks that may be in quarantine before nothing new is admitted: what fails after that still
+    /// goes there, and nothing in it is ever deleted to make room. Default 1,000; 1 to 10,000,000.
+    #[serde(default = "defaults::max_quarantined_tasks")]
+    pub max_quarantined_tasks: u64,
+    /// The same for the bytes of their bodies. They stay on the disk that `max_disk_bytes` is the
+    /// limit of. Default 1 GiB; 1 byte to 16 TiB.
+    #[serde(default = "defaults::max_quarantined_bytes")]
+    pub max_quarantined_bytes: u64,
+    /// Purge what has been in quarantine for this long, with its body. Default `None`: an operator
+    /// decides. 1 s to 10 years.
+    #[serde(
+        default,
+        rename = "quarantine_expires_ms",
+        with = "maybe_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub quarantine_expires: Option<Duration>,
     /// Nothing has moved for this long though there is work: a stall report is logged. Default
     /// 30 s; 10 ms to 1 hour.
     #[serde(
@@ -194,6 +222,8 @@ mod defaults {
         max_disk_bytes: u64 = 4096 * MIB;
         checkpoint_tasks: u64 = 64;
         checkpoint_bytes: u64 = 64 * MIB;
+        max_memory_bytes: u64 = 256 * MIB;
+        max_receipts: u64 = 65_536;
         max_waiters: u64 = 4096;
         max_loads: u64 = 256;
         workers: usize = 16;
@@ -215,6 +245,8 @@ mod defaults {
         behind_after: Duration = Duration::from_secs(60);
         signature_lifetime: Duration = Duration::from_secs(20 * 60);
         crash_limit: u32 = 3;
+        max_quarantined_tasks: u64 = 1000;
+        max_quarantined_bytes: u64 = 1024 * MIB;
         stall_after: Duration = Duration::from_secs(30);
         io_threads: usize = 4;
     }
@@ -237,6 +269,8 @@ impl Config {
             max_disk_bytes: d::max_disk_bytes(),
             checkpoint_tasks: d::checkpoint_tasks(),
             checkpoint_bytes: d::checkpoint_bytes(),
+            max_memory_bytes: d::max_memory_bytes(),
+            max_receipts: d::max_receipts(),
             max_waiters: d::max_waiters(),
             max_loads: d::max_loads(),
             workers: d::workers(),
@@ -261,6 +295,9 @@ impl Config {
             behind_after: d::behind_after(),
             signature_lifetime: d::signature_lifetime(),
             crash_limit: d::crash_limit(),
+            max_quarantined_tasks: d::max_quarantined_tasks(),
+            max_quarantined_bytes: d::max_quarantined_bytes(),
+            quarantine_expires: None,
             stall_after: d::stall_after(),
             io_threads: d::io_threads(),
             seed: None,
@@ -295,6 +332,8 @@ impl Config {
         );
         number("checkpoint_tasks", self.checkpoint_tasks, 1, 100_000);
         number("checkpoint_bytes", self.checkpoint_bytes, 1, 1 << 40);
+        number("max_memory_bytes", self.max_memory_bytes, 1, 16 << 40);
+        number("max_receipts", self.max_receipts, 1, 10_000_000);
         number("max_waiters", self.max_waiters, 1, 1_000_000);
         number("max_loads", self.max_loads, 1, 100_000);
         number("workers", self.workers as u64, 1, 1024);
@@ -334,6 +373,18 @@ impl Config {
             number("max_bytes_per_second", most, 1024, 1 << 40);
         }
         number("crash_limit", u64::from(self.crash_limit), 1, 100);
+        number(
+            "max_quarantined_tasks",
+            self.max_quarantined_tasks,
+            1,
+            10_000_000,
+        );
+        number(
+            "max_quarantined_bytes",
+            self.max_quarantined_bytes,
+            1,
+            16 << 40,
+        );
         number("io_threads", self.io_threads as u64, 1, 64);
 
         const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -360,11 +411,21 @@ impl Config {
         duration("probe_interval", self.probe_interval, 10 * MS, HOUR);
         duration("behind_after", self.behind_after, 10 * MS, DAY);
         duration("stall_after", self.stall_after, 10 * MS, HOUR);
+        if let Some(expires) = self.quarantine_expires {
+            let second = Duration::from_secs(1);
+            duration("quarantine_expires", expires, second, 3650 * DAY);
+        }
 
         if self.retry_base > self.retry_cap {
             faults.push(format!(
                 "retry_base = {:?} is above retry_cap = {:?}",
                 self.retry_base, self.retry_cap
+            ));
+        }
+        if self.retry_cap > self.op_deadline {
+            faults.push(format!(
+                "retry_cap = {:?} is above op_deadline = {:?}: nobody would see the attempt after it",
+                self.retry_cap, self.op_deadline
             ));
         }
         if self.dir.as_os_str().is_empty() {
@@ -437,8 +498,11 @@ mod tests {
         config.workers = 5000;
         config.segment_bytes = 100;
         config.retry_base = Duration::from_secs(60);
+        config.op_deadline = Duration::from_secs(10);
         let ConfigErrors(faults) = config.validate().unwrap_err();
-        assert_eq!(faults.len(), 5, "{faults:?}");
+        assert_eq!(faults.len(), 6, "{faults:?}");
+        let pair = "retry_cap = 20s is above op_deadline = 10s";
+        assert!(faults.iter().any(|fault| fault.starts_with(pair)));
         assert!(faults.contains(&"max_tasks = 0 is not within 1 to 10000000".to_owned()));
         assert!(faults.contains(&"workers = 5000 is not within 1 to 1024".to_owned()));
         assert!(

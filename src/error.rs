@@ -35,8 +35,16 @@ pub enum Limit {
     DiskBytes,
     /// `max_loads`: reads that wait for S3.
     Loads,
+    /// `max_memory_bytes`: bytes of bodies in memory.
+    MemoryBytes,
+    /// `max_receipts`: receipts of one task, and waits on them.
+    Receipts,
     /// `max_waiters`: callers that wait for room.
     Waiters,
+    /// `max_quarantined_tasks`: tasks in quarantine.
+    QuarantinedTasks,
+    /// `max_quarantined_bytes`: bytes of their bodies.
+    QuarantinedBytes,
     /// `max_lock_waiters`: callers that wait for a part lock.
     LockWaiters,
     /// `cache_bytes`: bytes of parts that are here.
@@ -54,7 +62,11 @@ impl std::fmt::Display for Limit {
             Self::Bytes => "max_bytes",
             Self::DiskBytes => "max_disk_bytes",
             Self::Loads => "max_loads",
+            Self::MemoryBytes => "max_memory_bytes",
+            Self::Receipts => "max_receipts",
             Self::Waiters => "max_waiters",
+            Self::QuarantinedTasks => "max_quarantined_tasks",
+            Self::QuarantinedBytes => "max_quarantined_bytes",
             Self::LockWaiters => "max_lock_waiters",
             Self::CacheBytes => "cache_bytes",
             Self::DirtyBytes => "dirty_bytes",
@@ -104,6 +116,18 @@ pub enum Error {
         max: u64,
         /// When there may be room, by the rate at which tasks ended lately.
         retry_after: Duration,
+    },
+    /// There is so much in quarantine that nothing new is taken: replay or purge some of it.
+    #[error(
+        "the quarantine is full: {limit} is at {current} of {max}; replay or purge tasks in it"
+    )]
+    QuarantineFull {
+        /// Which limit.
+        limit: Limit,
+        /// How much of it is used.
+        current: u64,
+        /// The limit's value.
+        max: u64,
     },
     /// The local disk has no room for the journal; uploads go on and will free some.
     #[error("the disk that holds {} is full", path.display())]

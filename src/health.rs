@@ -24,6 +24,12 @@ pub enum Health {
         /// Who, as far as it is known.
         by: String,
     },
+    /// The process died in several opens in a row, so this one came up paused: somebody should look
+    /// at what is in the directory, and `resume`.
+    CrashLoop {
+        /// How many.
+        opens: u32,
+    },
     /// The local disk is full: nothing new is taken, what is here goes up, and makes room.
     DiskFull,
     /// S3 refuses everything one way; nothing is sent that way but a probe each `probe_interval`.
@@ -56,6 +62,7 @@ pub enum Health {
 pub(crate) struct Facts<'a> {
     pub failed: Option<String>,
     pub fenced: Option<&'a Error>,
+    pub crash_loop: Option<u32>,
     pub disk_full: bool,
     pub parked: Option<(String, SystemTime)>,
     pub recovering: bool,
@@ -69,6 +76,7 @@ impl Health {
         let Facts {
             failed,
             fenced,
+            crash_loop,
             disk_full,
             parked,
             recovering,
@@ -85,6 +93,9 @@ impl Health {
                 error => error.to_string(),
             };
             return Self::Fenced { by };
+        }
+        if let Some(opens) = crash_loop {
+            return Self::CrashLoop { opens };
         }
         if disk_full {
             return Self::DiskFull;
@@ -115,6 +126,7 @@ mod tests {
         let all = || Facts {
             failed: Some("fsync".to_owned()),
             fenced: None,
+            crash_loop: Some(3),
             disk_full: true,
             parked: Some(("ExpiredToken".to_owned(), SystemTime::UNIX_EPOCH)),
             recovering: true,
@@ -124,8 +136,9 @@ mod tests {
         };
         let mut facts = all();
         let mut said = Vec::new();
-        let cures: [fn(&mut Facts<'_>); 6] = [
+        let cures: [fn(&mut Facts<'_>); 7] = [
             |facts| facts.failed = None,
+            |facts| facts.crash_loop = None,
             |facts| facts.disk_full = false,
             |facts| facts.parked = None,
             |facts| facts.recovering = false,
@@ -146,6 +159,7 @@ mod tests {
                 Health::Failed {
                     cause: "fsync".to_owned()
                 },
+                Health::CrashLoop { opens: 3 },
                 Health::DiskFull,
                 Health::Parked {
                     reason: "ExpiredToken".to_owned(),

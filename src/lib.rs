@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod crash_point;
 pub mod error;
 mod health;
 pub mod inspect;
@@ -64,7 +65,7 @@ pub use part_store::{
 pub use phase::Phase;
 pub use queue::receipt::{Receipt, Settlement};
 pub use queue::task::{Body, Cause, Condition, KeyPolicy, Lane, Options, TaskId};
-pub use queue::{PauseWhat, PendingTask, QuarantinedTask};
+pub use queue::{Exported, PastQuarantine, PauseWhat, PendingTask, QuarantinedTask};
 pub use runtime::RunOn;
 pub use shutdown::{FailingTask, ShutdownHold, ShutdownReport};
 pub use upload_queue::{Builder, UploadQueue};

@@ -27,6 +27,17 @@ pub struct Snapshot {
     pub admitted_bytes: u64,
     /// Bytes of disk charged for them.
     pub admitted_disk_bytes: u64,
+    /// Bytes of bodies in memory: submitted, or read by attempts. Without those of the checkpoint's
+    /// reserve.
+    pub memory_bytes: u64,
+    /// Those of them that attempts have read.
+    pub memory_reading_bytes: u64,
+    /// The most bytes of bodies in memory at one time.
+    pub peak_memory_bytes: u64,
+    /// Memory was short, and is not below four fifths of its limit yet.
+    pub memory_throttled: bool,
+    /// Bytes of bodies that were dropped from memory because it was short.
+    pub spilled_bytes: u64,
     /// The most tasks that were admitted at one time.
     pub peak_tasks: u64,
     /// The most bytes that were admitted at one time.
@@ -58,6 +69,8 @@ pub struct Snapshot {
     pub outstanding: usize,
     /// Tasks that went to quarantine.
     pub quarantined: u64,
+    /// Bytes of the bodies that are in quarantine now.
+    pub quarantined_bytes: u64,
     /// Tasks that were owed at open.
     pub recovered: u64,
     /// How much is sent to S3, and why not more.

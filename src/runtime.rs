@@ -113,6 +113,16 @@ impl Driver {
         self.runtime.upgrade()
     }
 
+    /// Polls `work` in the runtime's context, whoever polls it: timers that it makes are ours.
+    pub(crate) async fn inside<F: Future>(self, work: F) -> F::Output {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            let _inside = self.context();
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// Enters the runtime's context: what makes timers.
     pub(crate) fn context(&self) -> Option<EnterGuard<'_>> {
         self.handle.as_ref().map(Handle::enter)

@@ -24,7 +24,7 @@ use crate::op::Op;
 use crate::queue::admission::Asker;
 use crate::queue::receipt::Receipt;
 use crate::queue::task::{Body, Options, TaskId};
-use crate::queue::{PauseWhat, PendingTask, QuarantinedTask, Queue, Submission, Totals};
+use crate::queue::{Exported, PauseWhat, PendingTask, QuarantinedTask, Queue, Submission, Totals};
 use crate::remote::Remote;
 use crate::remote::tally::Errors;
 use crate::runtime::{Driver, Runtime};
@@ -110,8 +110,8 @@ impl UploadQueue {
     /// [`Error::InvalidInput`], [`Error::Refused`], [`Error::TooLarge`], [`Error::KeyPending`],
     /// [`Error::SourceMissing`], [`Error::Directory`], [`Error::ConditionsUnsupported`], [`Error::ForeignReceipt`], [`Error::DependencyFailed`],
     /// [`Error::ShuttingDown`], [`Error::JournalFailed`]: nothing was changed. By
-    /// [`now`](Op::now): [`Error::QueueFull`], [`Error::DiskFull`] or [`Error::Paused`]; by the
-    /// other forms, these inside [`Error::TimedOut`].
+    /// [`now`](Op::now): [`Error::QueueFull`], [`Error::QuarantineFull`], [`Error::DiskFull`] or
+    /// [`Error::Paused`]; by the other forms, these inside [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// Dropped before it is done, nothing was submitted and no room is taken.
@@ -238,13 +238,39 @@ impl UploadQueue {
         self.inner.queue.pending()
     }
 
-    /// All that is in quarantine.
+    /// All that is in quarantine, in order of submission.
     #[must_use]
     pub fn quarantined(&self) -> Vec<QuarantinedTask> {
         self.inner.queue.quarantined()
     }
 
-    /// Puts a task that is in quarantine into line again, with a new receipt.
+    /// One task that is in quarantine.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTask`], [`Error::WrongState`].
+    pub fn quarantined_task(&self, task: TaskId) -> Result<QuarantinedTask> {
+        self.inner.queue.quarantined_task(task)
+    }
+
+    /// Writes the body of a task that is in quarantine to the file `path`, which must not exist:
+    /// beside it first, synced, then under its name. The task stays as it is. Bytes that are not
+    /// the submitted ones any more are written all the same, and
+    /// [`intact`](Exported::intact) says so.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTask`]; [`Error::WrongState`], also for a delete; [`Error::Directory`] where
+    /// the body cannot be read or the file not be written (kind `AlreadyExists`: it exists);
+    /// [`Error::SourceMissing`].
+    ///
+    /// # Cancel safety
+    /// Dropped once it has begun, the file may appear later, whole.
+    pub fn export(&self, task: TaskId, path: impl Into<PathBuf>) -> Op<Exported> {
+        let work = Arc::clone(&self.inner.queue).export(task, path.into());
+        self.op(work, || Error::WouldWait("the local disk"))
+    }
+
+    /// Puts a task that is in quarantine into line again, with a new receipt. It is first on its
+    /// key, before what was submitted later; a full quarantine does not keep it from leaving.
     ///
     /// # Errors
     /// [`Error::NoSuchTask`], [`Error::WrongState`], and as [`submit`](Self::submit).
@@ -286,6 +312,16 @@ impl UploadQueue {
     /// Undoes a [`pause`](Self::pause).
     pub fn resume(&self, what: PauseWhat) {
         self.inner.queue.pause(what, false);
+    }
+
+    /// The number of opens in a row in which the process died, where there were three or more: then
+    /// this one came up with admission and uploads paused, and all that looks at the queue answers.
+    /// `None` once uploads were [resumed](Self::resume). Counted is a death from the moment the
+    /// directory's lock was taken until what is in it was recovered: not one by a request, which
+    /// [`crash_limit`](Config::crash_limit) is for, nor an open that ended with an error.
+    #[must_use]
+    pub fn crash_loop(&self) -> Option<u32> {
+        self.inner.queue.crash_loop()
     }
 
     /// Whether the directory was moved or copied since it was last used: then nothing is sent
@@ -399,6 +435,11 @@ impl UploadQueue {
             admitted_tasks: usage.used.tasks,
             admitted_bytes: usage.used.bytes,
             admitted_disk_bytes: usage.used.disk,
+            memory_bytes: usage.used.memory + usage.reading,
+            memory_reading_bytes: usage.reading,
+            peak_memory_bytes: usage.peak_memory,
+            memory_throttled: usage.throttled,
+            spilled_bytes: Totals::read(&totals.spilled),
             peak_tasks: usage.peak.tasks,
             peak_bytes: usage.peak.bytes,
             reserve_tasks: usage.reserve_used.tasks,
@@ -420,6 +461,7 @@ impl UploadQueue {
             remote_errors: inner.errors.list(),
             outstanding: inner.workers.outstanding(),
             quarantined: Totals::read(&totals.quarantined),
+            quarantined_bytes: usage.quarantined.bytes,
             recovered: Totals::read(&totals.recovered),
             traffic: inner.workers.traffic(),
             capabilities: inner.workers.capabilities(),

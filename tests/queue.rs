@@ -492,6 +492,7 @@ fn d9_a_task_that_has_to_try_again_holds_no_slot() {
         // Back-off is long, so that a slot held through it would show.
         rig.config.retry_base = Duration::from_secs(600);
         rig.config.retry_cap = Duration::from_secs(600);
+        rig.config.op_deadline = Duration::from_secs(600);
         rig.config.prefix_share_percent = 100;
         let slots = rig.config.workers;
         for n in 0..slots {

@@ -462,6 +462,7 @@ fn draining_ends_early_when_nothing_can_move_in_time() {
     roomy(async |mut rig| {
         rig.config.retry_base = HOUR;
         rig.config.retry_cap = HOUR;
+        rig.config.op_deadline = HOUR;
         let down = Fault::Error(RemoteError::transient("PutObject"));
         rig.remote.always(Some(Call::Put), None, down);
         let queue = rig.open().await;
@@ -483,6 +484,7 @@ fn images_that_are_backing_off_at_the_end_give_their_room_back() {
             config.max_dirty_age = Duration::from_millis(10);
             config.queue.retry_base = HOUR;
             config.queue.retry_cap = HOUR;
+            config.queue.op_deadline = HOUR;
         });
         let down = Fault::Error(RemoteError::transient("PutObject"));
         rig.remote.always(Some(Call::Put), None, down);

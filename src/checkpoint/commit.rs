@@ -214,7 +214,10 @@ impl Checkpointer {
                 return Err(Error::WouldWait("the local disk"));
             };
             match drawn.and_then(|drawn| drawn) {
-                Ok(Ok(line)) => return Ok(line),
+                Ok(Ok(line)) => {
+                    crate::crash_point::crash_point("checkpoint.drawn");
+                    return Ok(line);
+                }
                 Ok(Err(_short)) => want = want.max(4096) * 2,
                 Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                     return Err(Error::DiskFull { path });
@@ -346,6 +349,7 @@ impl Checkpointer {
         self.stands
             .change(journal, |stand| stand.attempt = Some(attempt))
             .await?;
+        crate::crash_point::crash_point("checkpoint.attempt");
         let mut turn = self.head.lock().await;
         self.settle_head(&mut turn, until).await?;
         let listed = pending.base.listed.clone();
@@ -366,11 +370,13 @@ impl Checkpointer {
             let mut change = Change::new(head, found.as_ref(), self.is_fencing());
             match change.send(&self.requests, until).await {
                 Changed::Ours(etag) => {
+                    crate::crash_point::crash_point("checkpoint.head");
                     turn.known = Some(head::Found {
                         head: change.head,
                         etag,
                     });
                     let told = self.committed(pending).await;
+                    crate::crash_point::crash_point("checkpoint.committed");
                     drop(turn);
                     // The engine may take its time: nobody else waits for it.
                     if timeout_at(until, self.tell(&told)).await.is_err() {

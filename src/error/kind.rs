@@ -60,6 +60,7 @@ impl Error {
             | Self::Paused(_)
             | Self::WouldWait(_)
             | Self::DiskFull { .. }
+            | Self::QuarantineFull { .. }
             | Self::NotInS3 { .. }
             | Self::Locked { .. }
             | Self::CacheFull { .. }
@@ -128,6 +129,7 @@ impl Error {
             | Self::TooManyHolders { .. }
             | Self::HeadChanged
             | Self::DiskFull { .. }
+            | Self::QuarantineFull { .. }
             | Self::Paused(_)
             | Self::DirectoryInUse { .. } => Advice::Retry,
             Self::StoreFailed(_)
@@ -169,6 +171,7 @@ impl From<Error> for io::Error {
             Error::CacheFull { .. }
             | Error::QueueFull { .. }
             | Error::DiskFull { .. }
+            | Error::QuarantineFull { .. }
             | Error::Paused(_) => io::ErrorKind::StorageFull,
             Error::ShuttingDown { .. } => io::ErrorKind::BrokenPipe,
             Error::Directory { kind, .. } => match kind {

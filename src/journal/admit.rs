@@ -143,7 +143,11 @@ impl Core {
             if record.vital {
                 return self.admit_vital(room, record);
             }
-            if !record.sync && !room.admits_optional(bytes) {
+            let fits = match record.lasting {
+                true => room.admits_note(bytes),
+                false => room.admits_optional(bytes),
+            };
+            if !record.sync && !fits {
                 // Left out on a disk that is full. Before the first spare is there, which every life
                 // begins with, it waits for that: a crash is charged to what was in flight.
                 match shared.spare_error.lock().is_some() {

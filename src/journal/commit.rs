@@ -251,6 +251,7 @@ impl Core {
         }
         let mut full = false;
         let mut placed = false;
+        let mut highest = 0;
         {
             let index = shared.index.lock();
             while let Some(front) = self.queue.front() {
@@ -290,6 +291,9 @@ impl Core {
                 if let What::Effect(Effect::End { owner }) = header.what {
                     self.ending.insert(owner);
                 }
+                if record.copy_of.is_none() {
+                    highest = highest.max(record.location);
+                }
                 self.sync_wanted |= record.sync;
                 self.unsynced_bytes += bytes;
                 // In range: a segment has at most 1 GiB, or is as large as one frame.
@@ -306,6 +310,7 @@ impl Core {
                 placed = true;
             }
         }
+        crate::crash_point::crash_point("journal.writing");
         let mut result = Ok(());
         if placed {
             result = active
@@ -321,6 +326,11 @@ impl Core {
         result?;
         if placed && let Some(active) = &mut self.active {
             active.offset += written;
+            crate::crash_point::crash_point("journal.written");
+            // Before the sync: this is what a process that dies now leaves.
+            for waker in shared.watch.lock().set_written(highest) {
+                waker.wake();
+            }
         }
         let ripe = self.sync_wanted || self.unsynced_bytes > MAX_UNSYNCED_BYTES;
         if (force || full || ripe) && !self.unsynced.is_empty() {
@@ -353,6 +363,7 @@ impl Core {
                 .map_err(|error| self.fault("fdatasync of", shared, error))?;
         }
         shared.groups.fetch_add(1, Ordering::Relaxed);
+        crate::crash_point::crash_point("journal.synced");
         self.mark = Mark {
             segment: active.number,
             offset: active.offset as u32,
@@ -438,6 +449,7 @@ impl Core {
 
     /// Takes a segment into use that has room for a frame of `first` bytes.
     fn activate(&mut self, shared: &Shared, first: u64) -> Result<(), Fault> {
+        crate::crash_point::crash_point("journal.segment");
         let need = (first + START_BYTES + 2 * SEGMENT_HEADER_BYTES).next_multiple_of(4096);
         let standard = shared.options.segment_bytes;
         let number = self.next_number;
@@ -608,6 +620,7 @@ pub(super) fn mark_record(kind: u8, highest: Location) -> Record {
         body: Body::None,
         sync: true,
         vital: false,
+        lasting: false,
         copy_of: None,
         reported: false,
         written: false,

@@ -33,6 +33,8 @@ pub struct Inspection {
     pub last_holder: Option<String>,
     /// The journal's random id.
     pub journal_id: Option<u128>,
+    /// Opens in a row in which the process died.
+    pub failed_opens: u32,
     /// Its segments, oldest first.
     pub segments: Vec<SegmentInfo>,
 }
@@ -67,6 +69,7 @@ pub fn inspect(fs: &dyn Fs, dir: &Path) -> Result<Inspection, JournalError> {
     Ok(Inspection {
         recovered: scan.recovered,
         last_holder: identity::holder(fs, &layout),
+        failed_opens: super::tries::read(fs, &layout),
         journal_id: known.map(|known| known.journal).or(scan.journal),
         segments,
     })

@@ -40,6 +40,7 @@ mod segment;
 mod settle;
 mod shared;
 mod stage;
+mod tries;
 mod watch;
 
 use std::future::{Future, poll_fn};
@@ -132,6 +133,20 @@ impl Journal {
     ) -> Result<(Self, Recovered), JournalError> {
         let (shared, recovered) = open::open(fs, io, options)?;
         Ok((Self { shared }, recovered))
+    }
+
+    /// Opens in a row, before this one, in which the process died: between taking the lock and
+    /// [`opened`](Self::opened). Counted where [`JournalOptions::count_opens`] says so.
+    #[must_use]
+    pub fn failed_opens(&self) -> u32 {
+        self.shared.failed_opens
+    }
+
+    /// The open is over: a crash from here on is none of it. Blocks on the disk, for a removal
+    /// and an fsync of the directory.
+    pub fn opened(&self) {
+        let tries = self.shared.tries.lock().take();
+        drop(tries);
     }
 
     /// Says who hears what becomes of records. Before [`Journal::run`]: what was reported before
@@ -246,6 +261,7 @@ impl Journal {
             body,
             sync: !optional,
             vital: record.vital,
+            lasting: record.lasting,
             copy_of: None,
             reported: true,
             written: false,
@@ -339,6 +355,17 @@ impl Journal {
     /// Waits until `location` is durable, or will not be. Waits for no other location.
     pub fn wait_durable(&self, location: Location) -> WaitDurable {
         WaitDurable::new(Arc::clone(&self.shared.watch), Waits::One(location))
+    }
+
+    /// Waits until a record is written, so that it survives this process, if not the power: no
+    /// fdatasync is waited for. One that waits for room is not waited for either.
+    pub(crate) fn wait_written(&self, location: Location) -> WaitDurable {
+        WaitDurable::new(Arc::clone(&self.shared.watch), Waits::Written(location))
+    }
+
+    /// Whether records wait for room on the disk.
+    pub(crate) fn is_short(&self) -> bool {
+        self.shared.short.load(Ordering::Relaxed)
     }
 
     /// The last location that, with all before it, is durable (or was reported otherwise).

@@ -36,6 +36,7 @@ use super::record::Location;
 use super::recovery::{self, Damage, Recovered, Scan, TailFrame};
 use super::segment::{At, Layout, Reader};
 use super::shared::{Inbox, Record, Shared, State, rng};
+use super::tries::Tries;
 use super::watch::Watch;
 
 /// Spare files that an open keeps.
@@ -64,11 +65,14 @@ pub(super) fn open(
     let layout = Layout::new(&options.dir);
     make_dirs(&*fs, &layout)?;
     let lock = identity::lock(&*fs, &layout)?;
+    let tries = options.count_opens.then(|| Tries::begin(&fs, &layout));
+    crate::crash_point::crash_point("open.counted");
     let stat = fs
         .stat(&layout.lock)
         .map_err(|error| JournalError::io("stat of", &layout.lock, error))?;
     let known = identity::read(&*fs, &layout)?;
     let scan = recovery::scan(&*fs, &layout)?;
+    crate::crash_point::crash_point("open.scanned");
     if options.on_damage == OnDamage::Refuse && !scan.recovered.damage.is_empty() {
         return Err(JournalError::Damaged(scan.recovered.damage));
     }
@@ -166,6 +170,8 @@ pub(super) fn open(
         sink: Mutex::new(None),
         wake: AtomicWaker::new(),
         rng: Mutex::new(rng),
+        failed_opens: tries.as_ref().map_or(0, Tries::before),
+        tries: Mutex::new(tries),
         lock: Mutex::new(Some(lock)),
         disk: Arc::new(AtomicU64::new(disk)),
         moved: AtomicBool::new(moved),

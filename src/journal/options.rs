@@ -47,6 +47,11 @@ pub struct JournalOptions {
     /// Seed of the journal's random numbers (segment ids, staging names). Default: from the
     /// operating system. Simulations set it, another one for every open.
     pub seed: Option<u64>,
+    /// Count the opens in which the process dies: whoever opens says [`opened`] when it has
+    /// recovered. Default: off.
+    ///
+    /// [`opened`]: super::Journal::opened
+    pub count_opens: bool,
     /// Host name and process id to write into `LOCK`, as information for the next process that
     /// finds it taken. Default: this machine's and this process's.
     pub holder: Option<String>,
@@ -68,6 +73,7 @@ impl Default for JournalOptions {
             disk_limit: u64::MAX,
             on_damage: OnDamage::Recover,
             seed: None,
+            count_opens: false,
             holder: None,
         }
     }

@@ -213,6 +213,7 @@ impl Core {
         segment: &Segment,
         wanted: bool,
     ) -> Result<(), Gone> {
+        crate::crash_point::crash_point("journal.removing");
         let path = shared.layout.segment(segment.number);
         // A spare needs no zeros: frames of another segment id are not frames.
         let reuse = wanted
@@ -273,6 +274,7 @@ pub(super) fn copy_record(
         },
         sync: matches!(header.what, What::Effect(Effect::End { .. })),
         vital: false,
+        lasting: false,
         copy_of,
         reported: false,
         written: true,

@@ -63,6 +63,8 @@ pub struct Append {
     pub sync: bool,
     /// Whether what comes after it would be wrong without it: see [`Append::vital`].
     pub vital: bool,
+    /// See [`Append::lasting`].
+    pub lasting: bool,
 }
 
 impl Append {
@@ -76,6 +78,7 @@ impl Append {
             payload,
             sync: true,
             vital: false,
+            lasting: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Append {
             payload: Payload::None,
             sync: true,
             vital: false,
+            lasting: false,
         }
     }
 
@@ -102,6 +106,7 @@ impl Append {
             payload: Payload::None,
             sync: true,
             vital: false,
+            lasting: false,
         }
     }
 
@@ -114,6 +119,15 @@ impl Append {
     #[must_use]
     pub fn vital(mut self) -> Self {
         self.vital = true;
+        self
+    }
+
+    /// The same record, with no fdatasync of its own, that is left out only where a synced note
+    /// would have to wait: it need not survive the power, but should the process.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.sync = false;
+        self.lasting = true;
         self
     }
 

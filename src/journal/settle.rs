@@ -50,6 +50,7 @@ impl Core {
                     staged.take();
                     record.body = Body::File(staged.len());
                     placed.push(record.location);
+                    crate::crash_point::crash_point("journal.placed");
                 }
                 Err(failure) => refused.push((record.location, failure)),
             }
@@ -150,6 +151,7 @@ impl Core {
     /// Removes payload files whose owners' ends are durable.
     pub(super) fn unlink_ended(&mut self, shared: &Shared) {
         for (owner, len) in self.unlinks.drain(..) {
+            crate::crash_point::crash_point("journal.unlinking");
             // One that stays is removed by the next open: no record names it.
             if shared.fs.unlink(&shared.layout.payload_of(owner)).is_ok() {
                 shared.shrink(len);
@@ -180,6 +182,7 @@ impl Core {
             tracing::warn!(%error, "fdatasync before the clean mark");
             self.retire_failed(shared, error);
         }
+        crate::crash_point::crash_point("journal.sealing");
         self.queue.push_back(mark_record(KIND_CLEAN, highest));
         let result = match self.write_out(shared, true) {
             Ok(()) => Ok(()),

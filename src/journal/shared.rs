@@ -26,6 +26,7 @@ use super::options::JournalOptions;
 use super::record::{CommitSink, Location};
 use super::segment::{self, Layout};
 use super::stage::StagedPayload;
+use super::tries::Tries;
 use super::watch::Watch;
 
 /// The bytes of a record, on their way.
@@ -48,6 +49,8 @@ pub(super) struct Record {
     pub body: Body,
     pub sync: bool,
     pub vital: bool,
+    /// Left out only where a synced note would wait.
+    pub lasting: bool,
     /// Where it was copied from; `None` for one that is new.
     pub copy_of: Option<Place>,
     /// Somebody hears what becomes of it.
@@ -127,6 +130,9 @@ pub(super) struct Shared {
     pub sink: Mutex<Option<Arc<dyn CommitSink>>>,
     pub wake: AtomicWaker,
     pub rng: Mutex<StdRng>,
+    /// The open that is not over yet. Goes before the lock does.
+    pub tries: Mutex<Option<Tries>>,
+    pub failed_opens: u32,
     pub lock: Mutex<Option<Box<dyn FsLock>>>,
     /// Bytes of all files.
     pub disk: Arc<AtomicU64>,
@@ -230,6 +236,8 @@ impl Shared {
             }
         }
         self.index.lock().clear();
+        let tries = self.tries.lock().take();
+        drop(tries);
         let lock = self.lock.lock().take();
         drop(lock);
         for waker in self.watch.lock().set_ended(result) {

@@ -94,6 +94,9 @@ pub(super) struct Watch {
     /// How sealing ended.
     ended: Option<Result<(), JournalError>>,
     waiters: BTreeMap<(Location, u64), Waker>,
+    /// Up to here all is written that is not held back: it survives the process.
+    written: Location,
+    for_written: BTreeMap<(Location, u64), Waker>,
     next_waiter: u64,
 }
 
@@ -150,8 +153,32 @@ impl Watch {
     fn answer(&self, what: Waits) -> Option<Result<(), JournalError>> {
         match what {
             Waits::One(location) => self.one(location),
+            Waits::Written(location) if location <= self.written => Some(Ok(())),
+            Waits::Written(location) => self.one(location),
             Waits::All { from, to } => self.all(from, to),
             Waits::End => self.ended.clone(),
+        }
+    }
+
+    /// Everything up to `upto` is written, but for what waits for room. Returns who to wake.
+    pub(super) fn set_written(&mut self, upto: Location) -> Vec<Waker> {
+        self.written = self.written.max(upto);
+        let later = self.for_written.split_off(&(upto.saturating_add(1), 0));
+        let woken = std::mem::replace(&mut self.for_written, later);
+        woken.into_values().collect()
+    }
+
+    /// Everyone, whatever they wait for.
+    fn all_waiters(&mut self) -> Vec<Waker> {
+        let written = std::mem::take(&mut self.for_written).into_values();
+        let durable = std::mem::take(&mut self.waiters).into_values();
+        durable.chain(written).collect()
+    }
+
+    fn waiters_of(&mut self, what: Waits) -> &mut BTreeMap<(Location, u64), Waker> {
+        match what {
+            Waits::Written(_) => &mut self.for_written,
+            _ => &mut self.waiters,
         }
     }
 
@@ -176,6 +203,7 @@ impl Watch {
             self.ahead.forget_to(upto);
             let later = self.waiters.split_off(&(upto.saturating_add(1), 0));
             wake.extend(std::mem::replace(&mut self.waiters, later).into_values());
+            wake.extend(self.set_written(upto));
         }
         (wake, ahead)
     }
@@ -205,31 +233,36 @@ impl Watch {
             self.void.insert(*location);
         }
         // Whoever waits for a range that one of them lies in is concerned as well.
-        std::mem::take(&mut self.waiters).into_values().collect()
+        self.all_waiters()
     }
 
     pub(super) fn set_failed(&mut self, cause: &JournalFailure) -> Vec<Waker> {
         self.failed.get_or_insert_with(|| cause.clone());
-        std::mem::take(&mut self.waiters).into_values().collect()
+        self.all_waiters()
     }
 
     pub(super) fn set_ended(&mut self, result: Result<(), JournalError>) -> Vec<Waker> {
         self.ended.get_or_insert(result);
-        std::mem::take(&mut self.waiters).into_values().collect()
+        self.all_waiters()
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waits {
     One(Location),
-    All { from: Location, to: Location },
+    /// That it survives the process, if not the power.
+    Written(Location),
+    All {
+        from: Location,
+        to: Location,
+    },
     End,
 }
 
 impl Waits {
     fn key(self) -> Location {
         match self {
-            Self::One(location) => location,
+            Self::One(location) | Self::Written(location) => location,
             Self::All { to, .. } => to,
             Self::End => Location::MAX,
         }
@@ -267,7 +300,7 @@ impl Future for WaitDurable {
         let watch = &mut *this.watch.lock();
         if let Some(answer) = watch.answer(this.what) {
             if let Some(key) = this.key.take() {
-                watch.waiters.remove(&key);
+                watch.waiters_of(this.what).remove(&key);
             }
             return Poll::Ready(answer);
         }
@@ -275,10 +308,11 @@ impl Future for WaitDurable {
             watch.next_waiter += 1;
             (this.what.key(), watch.next_waiter)
         });
-        match watch.waiters.get_mut(&key) {
+        let waiters = watch.waiters_of(this.what);
+        match waiters.get_mut(&key) {
             Some(waker) => waker.clone_from(context.waker()),
             None => {
-                watch.waiters.insert(key, context.waker().clone());
+                waiters.insert(key, context.waker().clone());
             }
         }
         Poll::Pending
@@ -288,7 +322,7 @@ impl Future for WaitDurable {
 impl Drop for WaitDurable {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.watch.lock().waiters.remove(&key);
+            self.watch.lock().waiters_of(self.what).remove(&key);
         }
     }
 }

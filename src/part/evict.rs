@@ -271,6 +271,7 @@ impl Parts {
                 let start = file.start_of(index);
                 match file.disk.punch(start, u64::from(file.part_bytes)) {
                     Ok(()) => {
+                        crate::crash_point::crash_point("part.punched");
                         word.make(|word| word.evicted());
                         true
                     }

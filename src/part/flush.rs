@@ -412,6 +412,7 @@ impl Parts {
             self.part_failed(&file, index, &error);
         }
         if let Some(image) = image {
+            crate::crash_point::crash_point("pack.captured");
             self.queue.submit_image(image);
         }
     }

@@ -120,6 +120,7 @@ impl Parts {
     }
 
     async fn settle_file(self: &Arc<Self>, file: &Arc<PartFile>, mut images: Vec<Captured>) {
+        crate::crash_point::crash_point("pack.sent");
         // First: entries behind the length on record would be parts that do not exist.
         let length = self.log_length(file);
         let (location, ended) = {
@@ -149,6 +150,7 @@ impl Parts {
             self.has_unrecorded.store(true, Ordering::Release);
             return drop(ended);
         }
+        crate::crash_point::crash_point("pack.recorded");
         for image in &images {
             self.capture_ended(file, image);
             self.flusher.healed(file.key(image.index));

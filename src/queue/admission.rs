@@ -11,6 +11,10 @@
 //!    next gets it.
 //! 5. The reserve (lane `Checkpoint`) is a pool of its own: never lent, and not overdrawn by
 //!    recovery, which counts against the common pool only.
+//! 6. Memory for bodies is one limit for who submits and for attempts that read; where it is short,
+//!    who submits waits until four fifths are reached.
+//! 7. What is in quarantine is a pool of its own, and never refused: where it is full nothing new
+//!    enters the common pool, except replays, which are what empties it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -33,6 +37,8 @@ pub(crate) struct Need {
     pub tasks: u64,
     pub bytes: u64,
     pub disk: u64,
+    /// Bytes of a body in memory. They are given back on their own, when the body is dropped.
+    pub memory: u64,
 }
 
 impl Need {
@@ -41,18 +47,23 @@ impl Need {
             tasks: self.tasks.saturating_add(other.tasks),
             bytes: self.bytes.saturating_add(other.bytes),
             disk: self.disk.saturating_add(other.disk),
+            memory: self.memory.saturating_add(other.memory),
         }
     }
 
     const fn minus(self, other: Self) -> Self {
         debug_assert!(
-            self.tasks >= other.tasks && self.bytes >= other.bytes && self.disk >= other.disk,
+            self.tasks >= other.tasks
+                && self.bytes >= other.bytes
+                && self.disk >= other.disk
+                && self.memory >= other.memory,
             "more was given back than had been taken"
         );
         Self {
             tasks: self.tasks.saturating_sub(other.tasks),
             bytes: self.bytes.saturating_sub(other.bytes),
             disk: self.disk.saturating_sub(other.disk),
+            memory: self.memory.saturating_sub(other.memory),
         }
     }
 
@@ -64,6 +75,8 @@ impl Need {
             Some((Limit::Bytes, self.bytes, max.bytes))
         } else if self.disk > max.disk {
             Some((Limit::DiskBytes, self.disk, max.disk))
+        } else if self.memory > max.memory {
+            Some((Limit::MemoryBytes, self.memory, max.memory))
         } else {
             None
         }
@@ -75,6 +88,11 @@ impl Need {
 pub(crate) enum Pool {
     Common,
     Reserve,
+    /// Nobody waits here.
+    Quarantine,
+    /// Bodies that attempts read: memory of the common pool, had before anybody else, and by one
+    /// of them always.
+    Reads,
 }
 
 /// Who asks: shutdown lets the holders of holds in for a while longer.
@@ -96,6 +114,7 @@ enum Door {
 struct Waiter {
     need: Need,
     asker: Asker,
+    replays: bool,
     granted: bool,
     waker: Waker,
 }
@@ -107,20 +126,12 @@ struct Line {
     waiters: BTreeMap<u64, Waiter>,
 }
 
-impl Line {
-    /// Whether nobody waits for room. Who was granted it and has not looked yet does not count:
-    /// nobody would wake a newcomer that stood behind. Room is granted in order, so the last in
-    /// line tells.
-    fn nobody_before(&self) -> bool {
-        self.waiters
-            .last_key_value()
-            .is_none_or(|(_, last)| last.granted)
-    }
-}
-
 #[derive(Debug)]
 struct State {
-    lines: [Line; 2],
+    lines: [Line; 4],
+    /// Memory was short: who brings more waits until there is less of it.
+    throttled: bool,
+    peak_memory: u64,
     next_ticket: u64,
     door: Door,
     paused: bool,
@@ -150,6 +161,26 @@ pub(crate) struct Permit {
     need: Need,
 }
 
+impl Permit {
+    /// Takes the room in memory out of it: that is given back when the body goes.
+    pub(crate) fn split_memory(&mut self) -> Self {
+        let memory = std::mem::take(&mut self.need.memory);
+        Self {
+            admission: Arc::clone(&self.admission),
+            pool: self.pool,
+            need: Need {
+                memory,
+                ..Need::default()
+            },
+        }
+    }
+
+    /// Whether it is room that everybody shares.
+    pub(crate) fn is_common(&self) -> bool {
+        self.pool == Pool::Common
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.give_back(self.pool, self.need);
@@ -162,6 +193,11 @@ pub(crate) struct Usage {
     pub used: Need,
     pub peak: Need,
     pub reserve_used: Need,
+    pub quarantined: Need,
+    /// Bytes of bodies that attempts have read.
+    pub reading: u64,
+    pub peak_memory: u64,
+    pub throttled: bool,
     pub waiters: usize,
 }
 
@@ -169,6 +205,7 @@ impl Admission {
     pub(crate) fn new(
         max: Need,
         reserve: Need,
+        quarantine: Need,
         max_waiters: u64,
         dir: std::path::PathBuf,
     ) -> Arc<Self> {
@@ -178,7 +215,9 @@ impl Admission {
         };
         Arc::new(Self {
             state: Mutex::new(State {
-                lines: [line(max), line(reserve)],
+                lines: [line(max), line(reserve), line(quarantine), line(max)],
+                throttled: false,
+                peak_memory: 0,
                 next_ticket: 0,
                 door: Door::Open,
                 paused: false,
@@ -206,6 +245,32 @@ impl Admission {
         }
     }
 
+    /// Takes a place in quarantine, limits or not: what cannot go up is kept.
+    pub(crate) fn quarantine(self: &Arc<Self>, bytes: u64) -> Permit {
+        let need = Need {
+            tasks: 1,
+            bytes,
+            ..Need::default()
+        };
+        let mut state = self.state.lock();
+        let before = state.quarantine_over().is_some();
+        state.take(Pool::Quarantine, need);
+        if let Some((limit, current, max)) = state.quarantine_over()
+            && !before
+        {
+            tracing::error!(
+                dir = %self.dir.display(), %limit, current, max,
+                "the quarantine is full: nothing new is admitted until tasks in it are replayed or purged"
+            );
+        }
+        self.publish(&state);
+        Permit {
+            admission: Arc::clone(self),
+            pool: Pool::Quarantine,
+            need,
+        }
+    }
+
     /// Waits for room, in order. What no wait would help is refused at once.
     pub(crate) fn acquire(self: &Arc<Self>, pool: Pool, asker: Asker, need: Need) -> Acquire {
         Acquire {
@@ -213,8 +278,59 @@ impl Admission {
             pool,
             asker,
             need,
+            replays: false,
             ticket: None,
         }
+    }
+
+    /// Memory for a body that an attempt reads.
+    pub(crate) fn acquire_to_read(self: &Arc<Self>, bytes: u64) -> Acquire {
+        let need = Need {
+            tasks: 1,
+            memory: bytes,
+            ..Need::default()
+        };
+        self.acquire(Pool::Reads, Asker::Anyone, need)
+    }
+
+    /// By how much memory would be exceeded with `bytes` more.
+    pub(crate) fn memory_over(&self, bytes: u64) -> u64 {
+        let state = self.state.lock();
+        let max = state.lines[Pool::Common as usize].max.memory;
+        state.memory().saturating_add(bytes).saturating_sub(max)
+    }
+
+    /// Bytes of bodies that should leave memory now: somebody waits for them.
+    pub(crate) fn wanted_memory(&self) -> u64 {
+        let state = self.state.lock();
+        let waits = |pool: Pool| {
+            let mut waiters = state.lines[pool as usize].waiters.values();
+            let first = waiters.find(|waiter| !waiter.granted && state.flows(pool, waiter.replays));
+            first.map_or(0, |waiter| waiter.need.memory)
+        };
+        let need = match waits(Pool::Reads) {
+            0 => waits(Pool::Common),
+            need => need,
+        };
+        if need == 0 {
+            return 0;
+        }
+        let used = state.memory();
+        let above = if state.throttled {
+            state.low()
+        } else {
+            u64::MAX
+        };
+        let max = state.lines[Pool::Common as usize].max.memory;
+        let over = used.saturating_add(need).saturating_sub(max);
+        used.saturating_sub(above).max(over)
+    }
+
+    /// The same for a task that comes back from quarantine: one that is full is no obstacle.
+    pub(crate) fn acquire_to_replay(self: &Arc<Self>, need: Need) -> Acquire {
+        let mut acquire = self.acquire(Pool::Common, Asker::Anyone, need);
+        acquire.replays = true;
+        acquire
     }
 
     /// Why there is no room now.
@@ -228,18 +344,37 @@ impl Admission {
                 path: self.dir.clone(),
             };
         }
+        if let Some((limit, current, max)) = state.quarantine_over()
+            && pool == Pool::Common
+        {
+            return Error::QuarantineFull {
+                limit,
+                current,
+                max,
+            };
+        }
         let line = &state.lines[pool as usize];
+        if pool == Pool::Common && need.memory > 0 && state.throttled {
+            let retry_after = state.leaving_every.max(Duration::from_millis(1));
+            return Error::QueueFull {
+                limit: Limit::MemoryBytes,
+                current: state.memory(),
+                max: line.max.memory,
+                retry_after: retry_after.min(Duration::from_secs(60)),
+            };
+        }
         let ahead = line
             .waiters
             .values()
             .fold(need, |sum, waiter| sum.plus(waiter.need));
-        let Some((limit, _, max)) = line.used.plus(ahead).over(line.max) else {
+        let Some((limit, _, max)) = state.used(pool).plus(ahead).over(line.max) else {
             // There is room: what takes its time is the disk, where a large body goes first.
             return Error::WouldWait("the local disk");
         };
         let current = match limit {
             Limit::Bytes => line.used.bytes,
             Limit::DiskBytes => line.used.disk,
+            Limit::MemoryBytes => state.used(pool).memory,
             _ => line.used.tasks,
         };
         let turns = u32::try_from(line.waiters.len() + 1).unwrap_or(u32::MAX);
@@ -266,6 +401,10 @@ impl Admission {
             used: state.lines[0].used,
             peak: state.peak,
             reserve_used: state.lines[1].used,
+            quarantined: state.lines[2].used,
+            reading: state.lines[3].used.memory,
+            peak_memory: state.peak_memory,
+            throttled: state.throttled,
             waiters: state.lines.iter().map(|line| line.waiters.len()).sum(),
         }
     }
@@ -322,6 +461,9 @@ impl Admission {
         self.update(|state| {
             let line = &mut state.lines[pool as usize];
             line.used = line.used.minus(need);
+            if need.tasks == 0 || matches!(pool, Pool::Quarantine | Pool::Reads) {
+                return;
+            }
             let now = Instant::now();
             if let Some(before) = state.left_at.replace(now) {
                 let gap = now
@@ -353,7 +495,8 @@ impl Admission {
         let pressure = percent(line.used.tasks, line.max.tasks)
             .max(percent(line.used.bytes, line.max.bytes))
             .max(percent(line.used.disk, line.max.disk));
-        let pressure = if state.paused || state.disk_full {
+        let held = state.paused || state.disk_full || state.throttled;
+        let pressure = if held || state.quarantine_over().is_some() {
             100
         } else {
             pressure
@@ -366,6 +509,8 @@ impl State {
     fn take(&mut self, pool: Pool, need: Need) {
         let line = &mut self.lines[pool as usize];
         line.used = line.used.plus(need);
+        self.peak_memory = self.peak_memory.max(self.memory());
+        let line = &self.lines[pool as usize];
         if pool == Pool::Common {
             let used = line.used;
             self.peak.tasks = self.peak.tasks.max(used.tasks);
@@ -390,24 +535,91 @@ impl State {
     }
 
     /// Whether room is given out at all in this pool.
-    fn flows(&self, pool: Pool) -> bool {
+    fn flows(&self, pool: Pool, replays: bool) -> bool {
+        if pool == Pool::Reads {
+            return true;
+        }
         let no_disk = self.disk_full && pool == Pool::Common;
-        !self.paused && !no_disk
+        let full = pool == Pool::Common && !replays && self.quarantine_over().is_some();
+        !self.paused && !no_disk && !full
+    }
+
+    /// The limit that the quarantine has reached: which, how much is in it, and the limit.
+    fn quarantine_over(&self) -> Option<(Limit, u64, u64)> {
+        let Line { used, max, .. } = &self.lines[Pool::Quarantine as usize];
+        if used.tasks >= max.tasks {
+            Some((Limit::QuarantinedTasks, used.tasks, max.tasks))
+        } else if used.bytes >= max.bytes {
+            Some((Limit::QuarantinedBytes, used.bytes, max.bytes))
+        } else {
+            None
+        }
+    }
+
+    /// Whether nobody waits for room that would be given to them first. Who was granted it and
+    /// has not looked yet does not count: nobody would wake a newcomer that stood behind.
+    fn nobody_before(&self, pool: Pool) -> bool {
+        let mut waiters = self.lines[pool as usize].waiters.values();
+        !waiters.any(|waiter| !waiter.granted && self.flows(pool, waiter.replays))
     }
 
     fn fits(&self, pool: Pool, need: Need) -> bool {
         let line = &self.lines[pool as usize];
-        is(Mutant::AdmissionNotWaitedFor) || line.used.plus(need).over(line.max).is_none()
+        if pool == Pool::Reads && line.used.tasks == 0 {
+            return true;
+        }
+        let held = self.throttled && pool == Pool::Common && need.memory > 0;
+        let over = self.used(pool).plus(need).over(line.max);
+        is(Mutant::AdmissionNotWaitedFor) || (over.is_none() && !held)
+    }
+
+    /// Somebody waits for room: if it is memory that is short, who brings more waits until there
+    /// is clearly less of it.
+    fn waits_for(&mut self, pool: Pool, need: Need) {
+        let max = self.lines[Pool::Common as usize].max.memory;
+        let short = self.memory().saturating_add(need.memory) > max;
+        if short && need.memory > 0 && matches!(pool, Pool::Common | Pool::Reads) {
+            self.throttled = self.memory() > self.low();
+        }
+    }
+
+    /// Bytes of bodies in memory, but for those of the reserve.
+    fn memory(&self) -> u64 {
+        let of = |pool: Pool| self.lines[pool as usize].used.memory;
+        of(Pool::Common).saturating_add(of(Pool::Reads))
+    }
+
+    /// Where memory is not short any more.
+    fn low(&self) -> u64 {
+        let max = self.lines[Pool::Common as usize].max.memory;
+        u64::try_from(u128::from(max) * 4 / 5).unwrap_or(max)
+    }
+
+    /// What is used of a pool's limits: its memory is shared with who reads.
+    fn used(&self, pool: Pool) -> Need {
+        let used = self.lines[pool as usize].used;
+        match pool {
+            Pool::Common => Need {
+                memory: self.memory(),
+                ..used
+            },
+            Pool::Reads => Need {
+                memory: self.memory(),
+                ..Need::default()
+            },
+            Pool::Reserve | Pool::Quarantine => used,
+        }
     }
 
     /// Gives room to those who wait, in order, as far as it goes; returns whom to wake. Those who
     /// lost their right to wait are woken too.
     fn grant(&mut self) -> Vec<Waker> {
         let mut wake = Vec::new();
-        for pool in [Pool::Common, Pool::Reserve] {
+        self.throttled &= self.memory() > self.low();
+        for pool in [Pool::Reads, Pool::Common, Pool::Reserve] {
             let tickets: Vec<u64> = if self.lines[pool as usize].waiters.is_empty() {
                 continue;
-            } else if self.lets_all_in() {
+            } else if self.lets_all_in() || pool == Pool::Reads {
                 Vec::new()
             } else {
                 let line = &self.lines[pool as usize];
@@ -426,16 +638,14 @@ impl State {
                     wake.push(waiter.waker);
                 }
             }
-            if !self.flows(pool) {
-                continue;
-            }
             while let Some((ticket, need)) = self.lines[pool as usize]
                 .waiters
                 .iter()
-                .find(|(_, waiter)| !waiter.granted)
+                .find(|(_, waiter)| !waiter.granted && self.flows(pool, waiter.replays))
                 .map(|(ticket, waiter)| (*ticket, waiter.need))
             {
                 if !self.fits(pool, need) {
+                    self.waits_for(pool, need);
                     break;
                 }
                 self.take(pool, need);
@@ -456,6 +666,7 @@ pub(crate) struct Acquire {
     pool: Pool,
     asker: Asker,
     need: Need,
+    replays: bool,
     ticket: Option<u64>,
 }
 
@@ -489,17 +700,24 @@ impl Future for Acquire {
                 None => this.ticket = None,
             }
         }
-        state.open_for(this.asker)?;
-        if let Some((limit, size, max)) = need.over(state.lines[line].max) {
+        if pool != Pool::Reads {
+            state.open_for(this.asker)?;
+        }
+        if let Some((limit, size, max)) = need.over(state.lines[line].max)
+            && pool != Pool::Reads
+        {
             return Poll::Ready(Err(Error::TooLarge { limit, size, max }));
         }
-        if state.lines[line].nobody_before() && state.flows(pool) && state.fits(pool, need) {
+        let flows = state.flows(pool, this.replays);
+        if flows && state.nobody_before(pool) && state.fits(pool, need) {
             state.take(pool, need);
             this.admission.publish(&state);
             return granted(&this.admission);
         }
+        state.waits_for(pool, need);
+        this.admission.publish(&state);
         let waiting = state.lines[line].waiters.len() as u64;
-        if waiting >= state.max_waiters {
+        if pool != Pool::Reads && waiting >= state.max_waiters {
             return Poll::Ready(Err(Error::QueueFull {
                 limit: Limit::Waiters,
                 current: waiting,
@@ -514,6 +732,7 @@ impl Future for Acquire {
         let waiter = Waiter {
             need,
             asker: this.asker,
+            replays: this.replays,
             granted: false,
             waker: context.waker().clone(),
         };

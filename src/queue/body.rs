@@ -94,17 +94,20 @@ impl Source {
         self.chunks(|offset, chunk| Ok(other.read_at(offset, chunk.len())? == chunk))
     }
 
+    /// The bytes from `offset` on, up to a readable amount; blocks.
+    pub(crate) fn next_chunk(&self, offset: u64) -> io::Result<Bytes> {
+        let left = usize::try_from(self.len() - offset).unwrap_or(CHUNK);
+        self.read_at(offset, left.min(CHUNK))
+    }
+
     fn chunks(&self, mut visit: impl FnMut(u64, &Bytes) -> io::Result<bool>) -> io::Result<bool> {
         let mut offset = 0;
         while offset < self.len() {
-            let len = usize::try_from(self.len() - offset)
-                .unwrap_or(CHUNK)
-                .min(CHUNK);
-            let chunk = self.read_at(offset, len)?;
+            let chunk = self.next_chunk(offset)?;
             if !visit(offset, &chunk)? {
                 return Ok(false);
             }
-            offset += len as u64;
+            offset += chunk.len() as u64;
         }
         Ok(true)
     }

@@ -1,7 +1,7 @@
-//! What callers and operators do to a queue besides submitting: look, wait, pause, take back,
-//! replay.
+//! What callers and operators do to a queue besides submitting: look, wait, pause, take back.
 //!
-//! Owns: these verbs. Does not own: what state they find (`table.rs`).
+//! Owns: these verbs. Does not own: what state they find (`table.rs`), or quarantine
+//! (`quarantine.rs`).
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::error::{Error, Limit, Result};
-use crate::journal::Append;
 use crate::remote::Class;
 use crate::time::millis;
 use crate::watched::Watched;
@@ -18,9 +17,8 @@ use crate::watched::Watched;
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
 use super::receipt::{Receipt, Settlement};
-use super::record::{self, Crashes, kind, slot};
 use super::table::Status;
-use super::task::{Action, Cause, Lane, TaskId, cut};
+use super::task::{Action, Lane, TaskId, cut};
 use super::{Queue, Totals};
 
 /// What is paused.
@@ -55,23 +53,6 @@ pub struct PendingTask {
     pub last_error: Option<String>,
 }
 
-/// A task in quarantine.
-#[derive(Debug, Clone, Serialize)]
-pub struct QuarantinedTask {
-    /// Its id: what `replay` and `purge` take.
-    pub task: TaskId,
-    /// Its key, which it holds: later tasks on it wait.
-    pub key: String,
-    /// Its submitter's name for it.
-    pub tag: String,
-    /// Bytes of its body.
-    pub len: u64,
-    /// Why.
-    pub cause: Cause,
-    /// The last failure of an attempt, at most 1 KiB.
-    pub last_error: Option<String>,
-}
-
 /// A task that failed.
 #[derive(Debug)]
 pub(crate) struct Failing {
@@ -96,12 +77,31 @@ impl Queue {
             PauseWhat::Uploads => {
                 let mut state = self.lock();
                 state.paused_uploads = paused;
+                if !paused {
+                    state.crash_loop = None;
+                }
                 if paused {
                     state.drains.all_failed(&Error::Paused("uploads"));
                 }
             }
         }
         self.changed();
+    }
+
+    /// The process died in the last `opens` opens: nothing is taken and nothing sent before an
+    /// operator has looked.
+    pub(crate) fn comes_up_paused(&self, opens: u32) {
+        tracing::error!(
+            dir = %self.config.dir.display(), opens,
+            "the process died in each of the last opens: uploads and admission are paused until they are resumed"
+        );
+        self.pause(PauseWhat::Admission, true);
+        self.pause(PauseWhat::Uploads, true);
+        self.lock().crash_loop = Some(opens);
+    }
+
+    pub(crate) fn crash_loop(&self) -> Option<u32> {
+        self.lock().crash_loop
     }
 
     /// The directory was copied or moved, and its operator says that this one is to send.
@@ -143,93 +143,15 @@ impl Queue {
         pending
     }
 
-    pub(crate) fn quarantined(&self) -> Vec<QuarantinedTask> {
-        self.lock()
-            .table
-            .quarantined()
-            .filter_map(|task| match &task.status {
-                Status::Quarantined(cause) => Some(QuarantinedTask {
-                    task: task.id,
-                    key: task.key.to_string(),
-                    tag: task.tag.clone(),
-                    len: task.len,
-                    cause: cause.clone(),
-                    last_error: task.last_error.clone(),
-                }),
-                _ => None,
-            })
-            .collect()
-    }
-
     /// Takes back a task that is not in flight.
     pub(crate) fn cancel(&self, id: TaskId) -> Result<()> {
-        self.take_back(id, |status| match status {
+        self.take_back(id, |task| match task.status {
             Status::Running { .. } => Err(Error::WrongState {
                 task: id,
-                state: status.name(),
+                state: task.status.name(),
                 wanted: "a task that is not in flight",
             }),
             _ => Ok(()),
-        })
-    }
-
-    /// Puts a task that is in quarantine into line again.
-    pub(crate) async fn replay(self: Arc<Self>, id: TaskId) -> Result<Receipt> {
-        let len = {
-            let state = self.lock();
-            match state.table.get(id) {
-                Some(task) if matches!(task.status, Status::Quarantined(_)) => task.len,
-                Some(task) => return Err(not_quarantined(id, task.status.name())),
-                None => return Err(Error::NoSuchTask(id)),
-            }
-        };
-        let need = Need {
-            tasks: 1,
-            bytes: len,
-            disk: 0,
-        };
-        let permit = self
-            .admission
-            .acquire(Pool::Common, Asker::Anyone, need)
-            .await?;
-        let mut state = self.lock();
-        self.admission.open_for(Asker::Anyone)?;
-        // Purged or replayed by somebody else meanwhile.
-        let key = match state.table.get(id) {
-            Some(task) if matches!(task.status, Status::Quarantined(_)) => Arc::clone(&task.key),
-            Some(task) => return Err(not_quarantined(id, task.status.name())),
-            None => return Err(Error::NoSuchTask(id)),
-        };
-        // On its way to the disk before anything is changed: a journal that has failed takes none.
-        self.journal.append(Append::note(
-            kind::NOTE,
-            id.0,
-            slot::QUARANTINE,
-            Bytes::new(),
-        ))?;
-        // It starts anew: none of its attempts so far is charged any more.
-        let counted_to = self.journal.status().next_location.saturating_sub(1);
-        let forgiven = record::encode(&Crashes {
-            count: 0,
-            counted_to,
-        });
-        self.journal
-            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
-        self.note(id, slot::FAILED, Bytes::new(), false);
-        let Some(cell) = state.table.replay(id, permit, Instant::now()) else {
-            return Err(Error::NoSuchTask(id));
-        };
-        let receipt = self.receipt(id, &key, &cell);
-        drop(state);
-        self.moved_on();
-        Ok(receipt)
-    }
-
-    /// Throws a task that is in quarantine away.
-    pub(crate) fn purge(&self, id: TaskId) -> Result<()> {
-        self.take_back(id, |status| match status {
-            Status::Quarantined(_) => Ok(()),
-            _ => Err(not_quarantined(id, status.name())),
         })
     }
 
@@ -281,11 +203,10 @@ impl Queue {
             disk: self
                 .journal
                 .need(256, bytes.min(self.config.max_bytes), false),
+            memory: bytes.min(self.config.max_memory_bytes),
         };
-        self.admission
-            .acquire(Pool::Common, Asker::Anyone, need)
-            .await
-            .map(drop)
+        let acquire = self.admission.acquire(Pool::Common, Asker::Anyone, need);
+        self.room(acquire).await.map(drop)
     }
 
     /// The object at a key, or a range of it: from a body that is still here, else from S3.
@@ -328,7 +249,7 @@ impl Queue {
         };
         match (&task.action, &task.memory) {
             (Action::Delete, _) => Body::Nothing,
-            (_, Some(bytes)) => Body::Here(super::body::Source::Memory(bytes.clone())),
+            (_, Some(kept)) => Body::Here(super::body::Source::Memory(kept.bytes())),
             (Action::UploadBorrowed(borrowed), None) => Body::Here(super::body::Source::File {
                 fs: Arc::clone(&self.fs),
                 path: borrowed.path.clone().into(),
@@ -435,6 +356,7 @@ impl Queue {
                 .first_open()
                 .is_some_and(|open| open <= state.recovered),
             paused_uploads: state.paused_uploads,
+            crash_loop: state.crash_loop,
             moved: state.moved,
             disk_full: state.disk_full,
             journal_failed: state.journal_failed.clone(),
@@ -540,20 +462,14 @@ pub struct Counts {
     pub recovering: bool,
     /// An operator paused uploads.
     pub paused_uploads: bool,
+    /// The process died in this many opens in a row, so that this one came up paused.
+    pub crash_loop: Option<u32>,
     /// The directory was moved or copied, and sends nothing until it is adopted.
     pub moved: bool,
     /// The disk has no room for new records.
     pub disk_full: bool,
     /// Why the journal takes nothing more, if so.
     pub journal_failed: Option<String>,
-}
-
-fn not_quarantined(task: TaskId, state: &'static str) -> Error {
-    Error::WrongState {
-        task,
-        state,
-        wanted: "a task in quarantine",
-    }
 }
 
 /// A range within `size` bytes.

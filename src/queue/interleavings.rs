@@ -57,6 +57,7 @@ impl Model {
             fs,
             Io::inline(),
             Driver::none(),
+            crate::time::WallClock::starting_at(std::time::Duration::ZERO),
             String::new(),
         );
         journal.set_sink(queue.sink());

@@ -11,10 +11,10 @@
 //! | `admission.rs` | who may enter |
 //! | `table.rs`, `lanes.rs` | what state each task is in, and which runs next |
 //! | `take.rs`, `gate.rs` | what the next worker gets, and whether anything may go |
-//! | `submit.rs`, `body.rs` | the way in |
+//! | `submit.rs`, `body.rs`, `memory.rs` | the way in, and bodies on their way |
 //! | `settle.rs`, `drain.rs` | the way out |
 //! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
-//! | `control.rs` | what operators do |
+//! | `control.rs`, `quarantine.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
 //! | `interleavings.rs` | all of it under a model checker |
 //!
@@ -36,6 +36,8 @@ mod interleavings;
 mod lanes;
 mod line;
 pub(crate) mod load;
+pub(crate) mod memory;
+pub mod quarantine;
 pub mod receipt;
 pub(crate) mod record;
 mod recover;
@@ -51,7 +53,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -63,6 +64,7 @@ use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, ObjectHeaders};
 use crate::runtime::Driver;
 use crate::sync::{Mutex, MutexGuard};
+use crate::time::WallClock;
 
 pub(crate) use abort::Abort;
 use admission::{Admission, Need};
@@ -73,12 +75,14 @@ use gate::{Gate, Pass, Way};
 use image::Image;
 use line::Line;
 use load::Load;
+use memory::Kept;
 use receipt::{Cell, Receipt};
 use record::Started;
 use table::{Ended, Slot, Table};
 use task::{Action, Condition, KeyPolicy, Lane, TaskId};
 
-pub use control::{Counts, PauseWhat, PendingTask, QuarantinedTask};
+pub use control::{Counts, PauseWhat, PendingTask};
+pub use quarantine::{Exported, PastQuarantine, QuarantinedTask};
 pub(crate) use recover::Recovery;
 pub(crate) use submit::Submission;
 
@@ -92,6 +96,8 @@ pub(crate) struct Queue {
     pub(crate) io: Io,
     driver: Driver,
     config: Arc<Config>,
+    /// When something came to quarantine is told, and put on record, by it.
+    clock: WallClock,
     /// What the remote puts before every key.
     prefix: String,
     /// Wakes a general worker: a task may be ready.
@@ -128,6 +134,8 @@ struct State {
     /// The last that an earlier life left.
     recovered: TaskId,
     paused_uploads: bool,
+    /// The process died in this many opens in a row, and nobody has resumed uploads since.
+    crash_loop: Option<u32>,
     moved: bool,
     /// Nobody knows yet whether this directory may send anything.
     unclaimed: bool,
@@ -135,6 +143,43 @@ struct State {
     journal_failed: Option<String>,
     /// Everything has been settled, by shutdown.
     closed: bool,
+}
+
+/// The state, while it is locked. Bodies that went meanwhile are dropped once it is not: that wakes
+/// who waits for memory.
+struct Locked<'a>(Option<MutexGuard<'a, State>>);
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = State;
+
+    #[allow(
+        clippy::expect_used,
+        reason = "the guard is taken out when this is dropped"
+    )]
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("locked")
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    #[allow(
+        clippy::expect_used,
+        reason = "the guard is taken out when this is dropped"
+    )]
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("locked")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(mut guard) = self.0.take() else {
+            return;
+        };
+        let spent = guard.table.take_spent();
+        drop(guard);
+        drop(spent);
+    }
 }
 
 impl State {
@@ -154,6 +199,8 @@ pub(crate) struct Totals {
     pub unknown: AtomicU64,
     pub quarantined: AtomicU64,
     pub recovered: AtomicU64,
+    /// Bytes of bodies that were dropped from memory.
+    pub spilled: AtomicU64,
     pub images: AtomicU64,
     pub image_bytes: AtomicU64,
     /// Goes up whenever anything moves: what the watchdog looks at.
@@ -181,7 +228,7 @@ pub(crate) struct TaskJob {
     pub headers: Arc<ObjectHeaders>,
     pub len: u64,
     pub checksum: Option<Crc64>,
-    pub memory: Option<Bytes>,
+    pub memory: Option<Kept>,
     /// Attempts that failed in a row before this one.
     pub failures: u32,
     /// An earlier attempt may have reached S3.
@@ -218,13 +265,14 @@ impl Queue {
         fs: Arc<dyn Fs>,
         io: Io,
         driver: Driver,
+        clock: WallClock,
         prefix: String,
     ) -> Arc<Self> {
         let share = config.workers * usize::from(config.prefix_share_percent) / 100;
         let moved = journal.moved();
         Arc::new(Self {
             state: Mutex::new(State {
-                table: Table::new(share),
+                table: Table::new(share).with_receipts(config.max_receipts),
                 loads: Line::default(),
                 images: Line::default(),
                 calls: VecDeque::new(),
@@ -238,6 +286,7 @@ impl Queue {
                 last_id: TaskId(0),
                 recovered: TaskId(0),
                 paused_uploads: false,
+                crash_loop: None,
                 moved,
                 unclaimed: false,
                 disk_full: false,
@@ -249,11 +298,19 @@ impl Queue {
                     tasks: config.max_tasks,
                     bytes: config.max_bytes,
                     disk: config.max_disk_bytes,
+                    memory: config.max_memory_bytes,
                 },
                 Need {
                     tasks: config.checkpoint_tasks,
                     bytes: config.checkpoint_bytes,
                     disk: config.checkpoint_disk_bytes(),
+                    memory: config.checkpoint_bytes,
+                },
+                Need {
+                    tasks: config.max_quarantined_tasks,
+                    bytes: config.max_quarantined_bytes,
+                    disk: u64::MAX,
+                    memory: u64::MAX,
                 },
                 config.max_waiters,
                 config.dir.clone(),
@@ -263,6 +320,7 @@ impl Queue {
             io,
             driver,
             config,
+            clock,
             prefix,
             work: Notify::new(),
             work_load: Notify::new(),
@@ -279,8 +337,8 @@ impl Queue {
         Arc::new(settle::Sink(Arc::downgrade(self)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    fn lock(&self) -> Locked<'_> {
+        Locked(Some(self.state.lock()))
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -295,6 +353,7 @@ impl Queue {
             cell: Arc::clone(cell),
             driver: self.driver.clone(),
             deadline: self.config.op_deadline,
+            most: self.config.max_receipts,
         }
     }
 
@@ -367,7 +426,7 @@ impl Queue {
     pub(crate) fn body(&self, job: &TaskJob) -> Option<Source> {
         match (&job.action, &job.memory) {
             (Action::Delete, _) => None,
-            (_, Some(bytes)) => Some(Source::Memory(bytes.clone())),
+            (_, Some(kept)) => Some(Source::Memory(kept.bytes())),
             (Action::UploadBorrowed(borrowed), None) => Some(Source::File {
                 fs: Arc::clone(&self.fs),
                 path: borrowed.path.clone().into(),
@@ -395,6 +454,7 @@ impl Queue {
         if self.lock().disk_full {
             self.journal.retry_space();
         }
+        self.expire_quarantine();
     }
 
     /// The default deadline of operations.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::mutant::{Mutant, is};
 use crate::op::Op;
 use crate::remote::ObjectInfo;
@@ -119,6 +119,8 @@ pub struct Receipt {
     pub(crate) cell: Arc<Cell>,
     pub(crate) driver: Driver,
     pub(crate) deadline: Duration,
+    /// Receipts and waits that there may be of one task.
+    pub(crate) most: u64,
 }
 
 impl Receipt {
@@ -147,15 +149,29 @@ impl Receipt {
         }
     }
 
+    /// Why no further wait can begin: there are too many.
+    fn crowded(&self) -> Option<Error> {
+        let held = (Arc::strong_count(&self.cell) as u64).saturating_sub(1);
+        (held > self.most).then(|| Error::QueueFull {
+            limit: Limit::Receipts,
+            current: held,
+            max: self.most,
+            retry_after: Duration::from_millis(50),
+        })
+    }
+
     /// Waits until the task is durable on this disk; then so is every task submitted before it.
     ///
     /// # Errors
     /// [`Error::NotUploaded`] where it was refused or its durability is undetermined;
-    /// [`Error::TimedOut`].
+    /// [`Error::QueueFull`] at `max_receipts`; [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// Cancels nothing but the wait.
     pub fn durable(&self) -> Op<()> {
+        if let Some(error) = self.crowded() {
+            return Op::ready(Err(error));
+        }
         let (cell, task, key) = (Arc::clone(&self.cell), self.task, Arc::clone(&self.key));
         let work = async move {
             cell.state
@@ -176,11 +192,15 @@ impl Receipt {
     /// Waits for the task's end, whatever it is.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] only: how the task ended is the value.
+    /// [`Error::TimedOut`], and [`Error::QueueFull`] at `max_receipts`: how the task ended is the
+    /// value.
     ///
     /// # Cancel safety
     /// Cancels nothing but the wait.
     pub fn settled(&self) -> Op<Settlement> {
+        if let Some(error) = self.crowded() {
+            return Op::ready(Err(error));
+        }
         let cell = Arc::clone(&self.cell);
         let work = async move { Ok(cell.settled().await) };
         Op::new(&self.driver, self.deadline, work, || {
@@ -197,11 +217,15 @@ impl Receipt {
     /// Waits until the task is in S3.
     ///
     /// # Errors
-    /// [`Error::NotUploaded`] with the way it ended instead; [`Error::TimedOut`].
+    /// [`Error::NotUploaded`] with the way it ended instead; [`Error::QueueFull`] at
+    /// `max_receipts`; [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// Cancels nothing but the wait.
     pub fn uploaded(&self) -> Op<Settlement> {
+        if let Some(error) = self.crowded() {
+            return Op::ready(Err(error));
+        }
         let (cell, task, key) = (Arc::clone(&self.cell), self.task, Arc::clone(&self.key));
         let work = async move {
             let settlement = cell.settled().await;

@@ -40,6 +40,8 @@ pub(crate) mod slot {
     pub(crate) const MULTIPART: u8 = 4;
     /// Attempts at it that failed: [`super::Failed`], empty when it was replayed.
     pub(crate) const FAILED: u8 = 5;
+    /// Its earlier stays in quarantine: a list of [`super::super::quarantine::PastQuarantine`].
+    pub(crate) const HISTORY: u8 = 6;
 }
 
 /// A task as submitted.
@@ -219,6 +221,29 @@ impl From<CauseRecord> for Cause {
     }
 }
 
+/// What else is known of a task in quarantine. In its note, behind [`Quarantine`]: notes of the
+/// releases before this one end there, and those read no further.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Parked {
+    pub at_unix_ms: u64,
+    pub attempts: u32,
+    pub crashes: u32,
+    pub last_error: Option<String>,
+}
+
+/// The bytes of a note of a quarantine.
+pub(crate) fn encode_quarantine(cause: &Cause, parked: &Parked) -> Vec<u8> {
+    let mut bytes = encode(&Quarantine::new(cause.clone()));
+    bytes.extend(encode(parked));
+    bytes
+}
+
+/// The same, read back; without what a note of an earlier release does not have.
+pub(crate) fn decode_quarantine(bytes: &[u8]) -> Option<(Cause, Option<Parked>)> {
+    let (quarantine, rest) = postcard::take_from_bytes::<Quarantine>(bytes).ok()?;
+    Some((quarantine.into_cause(), decode(rest)))
+}
+
 /// A multipart upload that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Multipart {
@@ -298,5 +323,26 @@ mod tests {
             let read = decode::<Quarantine>(&bytes).map(Quarantine::into_cause);
             assert_eq!(read, Some(cause));
         }
+    }
+
+    #[test]
+    fn a_note_of_a_quarantine_is_read_by_releases_before_and_after_this_one() {
+        let cause = Cause::Panicked("p".to_owned());
+        let parked = Parked {
+            at_unix_ms: 7,
+            attempts: 2,
+            crashes: 1,
+            last_error: Some("e".to_owned()),
+        };
+        let note = encode_quarantine(&cause, &parked);
+        assert_eq!(
+            decode_quarantine(&note),
+            Some((cause.clone(), Some(parked)))
+        );
+        let known = Quarantine::new(cause.clone());
+        assert_eq!(decode::<Quarantine>(&note), Some(known.clone()));
+        let before = encode(&known);
+        assert_eq!(decode_quarantine(&before), Some((cause, None)));
+        assert_eq!(decode_quarantine(&[]), None);
     }
 }

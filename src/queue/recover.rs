@@ -17,9 +17,10 @@ use crate::journal::{Append, Recovered, RecoveredOwner};
 use super::abort::Abort;
 use super::admission::Need;
 use super::charge::{Charge, note};
+use super::quarantine::PastQuarantine;
 use super::receipt::Cell;
 use super::record::{
-    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, Quarantine, Started,
+    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, Parked, Started,
     TaskRecord, kind, slot,
 };
 use super::table::{Status, Task};
@@ -32,6 +33,16 @@ pub(crate) struct OutstandingFound {
     /// Its own record, which is ended when it has expired; `None` where it has none yet.
     pub location: Option<u64>,
     pub record: OutstandingRecord,
+}
+
+/// What is known of a task besides its record.
+struct Known {
+    status: Status,
+    crashes: u32,
+    suspect: bool,
+    sent: bool,
+    parked: Parked,
+    history: Vec<PastQuarantine>,
 }
 
 /// What recovery found besides tasks.
@@ -87,9 +98,17 @@ impl Queue {
             found.unreadable += 1;
             return;
         };
-        let quarantined = note(owner, slot::QUARANTINE)
-            .and_then(|note| record::decode::<Quarantine>(&note.head))
-            .map(Quarantine::into_cause);
+        let quarantined =
+            note(owner, slot::QUARANTINE).and_then(|note| record::decode_quarantine(&note.head));
+        let (quarantined, parked) = quarantined.unzip();
+        // Of one that an earlier release put there, the time is not known.
+        let mut parked = parked.flatten().unwrap_or_else(|| Parked {
+            at_unix_ms: self.clock.unix_ms(),
+            ..Parked::default()
+        });
+        let history = note(owner, slot::HISTORY)
+            .and_then(|note| record::decode::<Vec<PastQuarantine>>(&note.head))
+            .unwrap_or_default();
         let Charge {
             in_flight,
             crashes,
@@ -134,30 +153,46 @@ impl Queue {
                 crashes,
                 "quarantined: in flight at every crash"
             );
-            let head = record::encode(&Quarantine::new(cause.clone()));
+            parked = Parked {
+                at_unix_ms: self.clock.unix_ms(),
+                // Of the attempts of earlier lives only those that a crash ended are known.
+                attempts: crashes,
+                crashes,
+                last_error: None,
+            };
+            let head = record::encode_quarantine(&cause, &parked);
             self.note(id, slot::QUARANTINE, head.into(), true);
             status = Status::Quarantined(cause);
             suspect = false;
         }
         // An empty note says that no attempt is in flight, but one was.
         let sent = owner.notes.iter().any(|note| note.slot == slot::STARTED);
-        self.insert_recovered(id, owner, record, status, crashes, suspect, sent);
+        let known = Known {
+            status,
+            crashes,
+            suspect,
+            sent,
+            parked,
+            history,
+        };
+        self.insert_recovered(id, owner, record, known);
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one caller, and a struct would be a copy of Task"
-    )]
     fn insert_recovered(
         &self,
         id: TaskId,
         owner: &RecoveredOwner,
         record: TaskRecord,
-        status: Status,
-        crashes: u32,
-        suspect: bool,
-        sent: bool,
+        known: Known,
     ) {
+        let Known {
+            status,
+            crashes,
+            suspect,
+            sent,
+            parked,
+            history,
+        } = known;
         let stored = owner.payload.unwrap_or(0);
         let need = Need {
             tasks: 1,
@@ -165,9 +200,10 @@ impl Queue {
             disk: self
                 .journal
                 .need(owner.head.len(), stored, self.journal.is_external(stored)),
+            memory: 0,
         };
         let permit = match status {
-            Status::Quarantined(_) => None,
+            Status::Quarantined(_) => Some(self.admission.quarantine(record.len)),
             _ => Some(self.admission.recover(need)),
         };
         Totals::add(&self.totals.recovered, 1);
@@ -213,7 +249,14 @@ impl Queue {
             status,
             failures: 0,
             failed_before: failed.as_ref().map_or(0, |failed| failed.attempts),
-            last_error: failed.map(|failed| cut(failed.error)),
+            attempts: parked
+                .attempts
+                .max(failed.as_ref().map_or(0, |failed| failed.attempts)),
+            last_error: parked
+                .last_error
+                .or_else(|| failed.map(|failed| cut(failed.error))),
+            parked_ms: parked.at_unix_ms,
+            history,
             crashes,
             sent,
             suspect,

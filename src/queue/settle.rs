@@ -23,8 +23,8 @@ use crate::remote::RemoteError;
 
 use super::load::{Load, Loaded};
 use super::receipt::{Cell, Settlement};
-use super::record::{self, Failed, Quarantine, kind, slot};
-use super::table::{Ended, Status};
+use super::record::{self, Failed, kind, slot};
+use super::table::{Ended, Status, Task};
 use super::task::{Cause, TaskId, cut};
 use super::{Queue, State, Totals};
 
@@ -42,12 +42,12 @@ impl Queue {
     pub(crate) fn take_back(
         &self,
         id: TaskId,
-        may: impl FnOnce(&Status) -> Result<(), Error>,
+        may: impl FnOnce(&Task) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let told = {
             let mut state = self.lock();
             let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
-            may(&task.status)?;
+            may(task)?;
             // Without a record the next life would upload it all the same.
             self.takes_records(&state)?;
             self.end_of(&mut state, id, Settlement::Cancelled)
@@ -92,8 +92,12 @@ impl Queue {
                 return;
             };
             Totals::add(&self.totals.quarantined, 1);
-            let note = quarantine_note(id, cause);
-            self.record_end(&mut state, ended, note)
+            let Some(note) = self.park(&mut state, id, &cause) else {
+                return;
+            };
+            let told = self.record_end(&mut state, ended, note);
+            crate::crash_point::crash_point("settle.quarantined");
+            told
         };
         tell(told);
         self.moved_on();
@@ -137,7 +141,9 @@ impl Queue {
                 continue;
             };
             Totals::add(&self.totals.quarantined, 1);
-            told.extend(self.record_end(state, ended, quarantine_note(*id, cause)));
+            if let Some(note) = self.park(state, *id, &cause) {
+                told.extend(self.record_end(state, ended, note));
+            }
         }
         told
     }
@@ -156,6 +162,7 @@ impl Queue {
         state.drains.moved(state.table.first_open());
         match self.journal.append(record) {
             Ok(location) => {
+                crate::crash_point::crash_point("settle.ended");
                 state.settling.insert(location, ended);
                 Vec::new()
             }
@@ -206,6 +213,7 @@ impl Queue {
         if let Some(failed) = failed {
             self.note(id, slot::FAILED, record::encode(&failed).into(), false);
         }
+        self.relieve();
         self.changed();
     }
 
@@ -227,6 +235,12 @@ impl Queue {
             state.table.put_back(id, error);
         }
         self.changed();
+    }
+
+    /// Notes an attempt that begins: it is to survive this process, which it may end.
+    pub(crate) fn note_attempt(&self, id: TaskId, head: Bytes) -> Option<Location> {
+        let note = Append::note(kind::NOTE, id.0, slot::STARTED, head);
+        self.journal.append(note.lasting()).ok()
     }
 
     /// Writes a note on a task. Notes are dropped where the disk has no room for them.
@@ -337,12 +351,6 @@ pub(crate) struct Rest {
     pub quarantined: u64,
 }
 
-fn quarantine_note(id: TaskId, cause: Cause) -> Append {
-    let head = record::encode(&Quarantine::new(cause));
-    // Before the end of what it depended on, on a full disk too.
-    Append::note(kind::NOTE, id.0, slot::QUARANTINE, head).vital()
-}
-
 /// Tells ends to whoever holds a receipt; called without locks.
 fn tell(told: Vec<Ended>) {
     for ended in told {
@@ -423,6 +431,7 @@ impl CommitSink for Sink {
 
 impl Queue {
     fn on_durable(&self, upto: Location) {
+        crate::crash_point::crash_point("settle.recorded");
         let (cells, told, adopted, superseded) = {
             let mut state = self.lock();
             let rest = state.adopted.split_off(&TaskId(upto + 1));
@@ -444,7 +453,9 @@ impl Queue {
         for old in superseded {
             drop(old.permit);
         }
+        self.relieve();
         for path in adopted.into_values() {
+            crate::crash_point::crash_point("submit.adopted");
             // Only now: had the record been refused, this would have been the only copy.
             // Durably, before its submitter is told: were the name to come back after a power cut,
             // whoever writes it anew would write into our body.

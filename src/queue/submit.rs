@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Limit, Result};
 use crate::journal::{Append, Payload, StageSource};
 use crate::remote::{Crc64, validate};
 
 use super::admission::{Asker, Need, Permit, Pool};
 use super::body::Source;
+use super::memory::Kept;
 use super::receipt::{Cell, Receipt, Settlement};
 use super::record::{self, ActionRecord, TaskRecord};
 use super::table::{OnKey, Status, Task};
@@ -65,7 +66,7 @@ enum Keep {
 struct Room {
     permit: Option<Permit>,
     payload: Payload,
-    memory: Option<Bytes>,
+    memory: Option<Kept>,
 }
 
 enum Admitted {
@@ -120,6 +121,7 @@ impl Queue {
                 tasks: 1,
                 bytes: len,
                 disk: self.journal.need(256, len, self.journal.is_external(len)),
+                memory: len,
             },
         )
     }
@@ -146,12 +148,16 @@ impl Queue {
             tasks: 1,
             bytes: checked.len,
             disk: self.journal.need(checked.head.len(), stored, external),
+            memory: match &checked.keep {
+                Keep::Bytes(bytes) => bytes.len() as u64,
+                Keep::Nothing | Keep::Adopt(_) => 0,
+            },
         };
-        let permit = self
-            .admission
-            .acquire(checked.pool(), checked.asker, need)
-            .await?;
+        let acquire = self.admission.acquire(checked.pool(), checked.asker, need);
+        let mut permit = self.room(acquire).await?;
         let (payload, memory) = self.stage(&checked.keep, external).await?;
+        crate::crash_point::crash_point("submit.staged");
+        let memory = memory.map(|bytes| Kept::new(bytes, Some(permit.split_memory())));
         let mut room = Room {
             permit: Some(permit),
             payload,
@@ -336,8 +342,8 @@ impl Queue {
                     });
                 }
                 OnKey::Perhaps(id) => {
-                    let memory = state.table.get(id).and_then(|task| task.memory.clone());
-                    (id, memory.map(Source::Memory))
+                    let memory = state.table.get(id).and_then(|task| task.memory.as_ref());
+                    (id, memory.map(|kept| Source::Memory(kept.bytes())))
                 }
             }
         };
@@ -371,7 +377,11 @@ impl Queue {
         };
         let state = self.lock();
         match state.table.get(candidate) {
-            Some(task) if same => Ok(Some(self.receipt(candidate, &task.key, &task.told_cell()))),
+            Some(task) if same => {
+                let cell = task.told_cell();
+                self.may_have_another(&cell)?;
+                Ok(Some(self.receipt(candidate, &task.key, &cell)))
+            }
             Some(task) if checked.options.policy == KeyPolicy::WriteOnce => {
                 Err(Error::KeyPending {
                     key: checked.key.to_string(),
@@ -379,6 +389,21 @@ impl Queue {
                 })
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Whether one more may hold a receipt of this task.
+    fn may_have_another(&self, cell: &Arc<Cell>) -> Result<()> {
+        // The table has one, and this call another.
+        let held = (Arc::strong_count(cell) as u64).saturating_sub(2);
+        match held < self.config.max_receipts {
+            true => Ok(()),
+            false => Err(Error::QueueFull {
+                limit: Limit::Receipts,
+                current: held,
+                max: self.config.max_receipts,
+                retry_after: self.config.retry_base,
+            }),
         }
     }
 
@@ -432,6 +457,7 @@ impl Queue {
         let payload = std::mem::take(&mut room.payload);
         let record = Append::begin(record::kind::TASK, checked.head_after(&after), payload);
         let id = TaskId(self.journal.append(record)?);
+        crate::crash_point::crash_point("submit.appended");
         state.last_id = id;
         if let Keep::Adopt(path) = &checked.keep {
             // Linked into our directory; its old name goes when the record is durable.
@@ -462,7 +488,10 @@ impl Queue {
             status: Status::Waiting,
             failures: 0,
             failed_before: 0,
+            attempts: 0,
             last_error: None,
+            parked_ms: 0,
+            history: Vec::new(),
             crashes: 0,
             sent: false,
             suspect: false,
@@ -511,7 +540,7 @@ impl State {
 }
 
 /// The path as it is whatever becomes of the working directory.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::InvalidInput {
         what: "path",
         value: path.display().to_string(),

@@ -16,7 +16,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -26,6 +25,8 @@ use crate::remote::{Crc64, ObjectHeaders};
 
 use super::admission::Permit;
 use super::lanes::{Entry, Lanes};
+use super::memory::Kept;
+use super::quarantine::PastQuarantine;
 use super::receipt::{Cell, Settlement};
 use super::task::{Action, Cause, Condition, KeyPolicy, Lane, TaskId};
 
@@ -46,7 +47,7 @@ pub(crate) struct Task {
     pub len: u64,
     pub checksum: Option<Crc64>,
     /// The body, while it is kept in memory too.
-    pub memory: Option<Bytes>,
+    pub memory: Option<Kept>,
     pub permit: Option<Permit>,
     pub cell: Arc<Cell>,
     /// Receipts of tasks that this one superseded.
@@ -61,7 +62,13 @@ pub(crate) struct Task {
     pub failures: u32,
     /// Attempts that failed in earlier lives, as far as they were noted.
     pub failed_before: u32,
+    /// Attempts that were started, as far as is known: what was quarantined has it on record.
+    pub attempts: u32,
     pub last_error: Option<String>,
+    /// When it went to quarantine, in milliseconds since the Unix epoch.
+    pub parked_ms: u64,
+    /// Earlier stays there.
+    pub history: Vec<PastQuarantine>,
     pub crashes: u32,
     /// An attempt was started, in this life or an earlier one, and so may have reached S3: it is
     /// not superseded any more, and what is found at its key may be its own.
@@ -185,6 +192,11 @@ pub(crate) struct Table {
     open: BTreeSet<TaskId>,
     suspects: BTreeSet<TaskId>,
     quarantined: BTreeMap<TaskId, ()>,
+    /// Durable, with a body in memory that could go.
+    kept: BTreeSet<TaskId>,
+    /// Bodies that have gone, to be dropped without the table's lock.
+    spent: Vec<Kept>,
+    max_receipts: u64,
     running: usize,
     ready: usize,
     void_entries: usize,
@@ -207,12 +219,54 @@ impl Table {
             open: BTreeSet::new(),
             suspects: BTreeSet::new(),
             quarantined: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            spent: Vec::new(),
+            max_receipts: u64::MAX,
             running: 0,
             ready: 0,
             void_entries: 0,
             next_ticket: 0,
             suspect_running: false,
         }
+    }
+
+    /// The same with at most so many receipts of superseded tasks on one that has their place.
+    pub(crate) fn with_receipts(self, max_receipts: u64) -> Self {
+        Self {
+            max_receipts,
+            ..self
+        }
+    }
+
+    /// Takes bodies out of memory that are on the disk and not in flight, the latest first, until
+    /// `wanted` bytes are given back, or none is left. Returns how many bytes have gone.
+    pub(crate) fn spill(&mut self, wanted: u64) -> u64 {
+        let mut spilled = 0;
+        let mut gone = Vec::new();
+        for id in self.kept.iter().rev() {
+            if spilled >= wanted {
+                break;
+            }
+            let Some(task) = self.by_id.get(id).and_then(|at| self.tasks.get_mut(*at)) else {
+                gone.push(*id);
+                continue;
+            };
+            let idle = !matches!(task.status, Status::Running { .. });
+            if let Some(kept) = task.memory.take_if(|kept| idle && kept.is_common()) {
+                spilled += kept.len();
+                self.spent.push(kept);
+                gone.push(*id);
+            }
+        }
+        for id in gone {
+            self.kept.remove(&id);
+        }
+        spilled
+    }
+
+    /// Bodies that have gone since this was asked last.
+    pub(super) fn take_spent(&mut self) -> Vec<Kept> {
+        std::mem::take(&mut self.spent)
     }
 
     pub(crate) fn get(&self, id: TaskId) -> Option<&Task> {
@@ -339,6 +393,9 @@ impl Table {
             };
             if let Some(task) = self.tasks.get_mut(slot) {
                 task.durable = true;
+                if task.memory.is_some() && task.action == Action::Upload {
+                    self.kept.insert(id);
+                }
                 cells.push(Arc::clone(&task.cell));
             }
             match self.supersede(slot) {
@@ -372,7 +429,9 @@ impl Table {
         later.since = place.since;
         later.lane = place.lane;
         later.status = place.status.clone();
-        let earlier = std::mem::replace(place, later);
+        let mut earlier = std::mem::replace(place, later);
+        self.kept.remove(&earlier.id);
+        self.spent.extend(earlier.memory.take());
         // Only receipts that somebody holds are owed an answer.
         let mut cells = earlier.superseded;
         cells.push((earlier.id, earlier.cell));
@@ -412,6 +471,7 @@ impl Table {
             && alone(later)
             && (kept(later) || !kept(earlier))
             && earlier.durable
+            && (earlier.superseded.len() as u64) < self.max_receipts
             && !earlier.sent
             && matches!(earlier.status, Status::Waiting | Status::Ready { .. })
     }
@@ -468,6 +528,7 @@ impl Table {
         self.ready -= 1;
         let task = self.tasks.get_mut(taken)?;
         task.status = Status::Running { since: now };
+        task.attempts = task.attempts.saturating_add(1);
         Some(task)
     }
 
@@ -516,6 +577,9 @@ impl Table {
             if error.is_some() {
                 task.failures = task.failures.saturating_add(1);
                 task.last_error = error;
+            } else {
+                // Nothing was sent.
+                task.attempts = task.attempts.saturating_sub(1);
             }
             task.status = Status::Delayed { until };
             self.delayed.insert((until, id));
@@ -569,7 +633,9 @@ impl Table {
         self.came_back(id);
         self.unplug(id);
         let slot = self.by_id.remove(&id)?;
-        let task = self.tasks.try_remove(slot)?;
+        let mut task = self.tasks.try_remove(slot)?;
+        self.kept.remove(&id);
+        self.spent.extend(task.memory.take());
         self.open.remove(&task.cover);
         if !task.durable {
             self.undurable.retain(|other| *other != id);
@@ -664,8 +730,8 @@ impl Table {
         let task = self.get_mut(id)?;
         // A replay is owed an answer of its own.
         cells.push(std::mem::replace(&mut task.cell, Cell::new()));
-        task.memory = None;
-        Some(Ended {
+        let memory = task.memory.take();
+        let ended = Ended {
             id,
             key: Arc::clone(&task.key),
             cover: task.cover,
@@ -673,7 +739,10 @@ impl Table {
             settlement: Settlement::Quarantined(cause),
             permit: task.permit.take(),
             orphaned: Vec::new(),
-        })
+        };
+        self.kept.remove(&id);
+        self.spent.extend(memory);
+        Some(ended)
     }
 
     /// Why a task is in quarantine.
@@ -689,7 +758,9 @@ impl Table {
         self.came_back(id);
         self.unplug(id);
         let slot = self.by_id.remove(&id)?;
-        let task = self.tasks.try_remove(slot)?;
+        let mut task = self.tasks.try_remove(slot)?;
+        self.kept.remove(&id);
+        self.spent.extend(task.memory.take());
         self.open.remove(&task.cover);
         let mut cells = self.disinherit(task.superseded);
         cells.push(task.cell);
@@ -706,7 +777,14 @@ impl Table {
 
     /// Takes a task out of quarantine and into its key's line again. What it was after and will
     /// never be in S3 does not hold it any more: that is what replaying it says.
-    pub(crate) fn replay(&mut self, id: TaskId, permit: Permit, now: Instant) -> Option<Arc<Cell>> {
+    ///
+    /// With its cell comes its place in quarantine, to be dropped without the table's lock.
+    pub(crate) fn replay(
+        &mut self,
+        id: TaskId,
+        permit: Permit,
+        now: Instant,
+    ) -> Option<(Arc<Cell>, Option<Permit>)> {
         if !self.quarantined.contains_key(&id) {
             return None;
         }
@@ -720,7 +798,7 @@ impl Table {
             .collect();
         let task = self.get_mut(id)?;
         task.after.retain(|dependency| !gone.contains(dependency));
-        task.permit = Some(permit);
+        let place = task.permit.replace(permit);
         task.since = now;
         task.failures = 0;
         task.failed_before = 0;
@@ -729,7 +807,7 @@ impl Table {
         let cell = Arc::clone(&task.cell);
         let slot = self.by_id.get(&id).copied()?;
         self.reconsider(slot);
-        Some(cell)
+        Some((cell, place))
     }
 
     /// The lowest cover that is not in S3: everything before it is.

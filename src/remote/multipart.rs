@@ -240,6 +240,7 @@ impl MultipartTransfer<'_> {
                     state.strays = before;
                 }
                 let id = created?;
+                crate::crash_point::crash_point("multipart.created");
                 state.upload_id = Some(id.clone());
                 id
             }
@@ -250,7 +251,10 @@ impl MultipartTransfer<'_> {
                 self.journal.created(&upload_id),
             );
             match written.await {
-                Ok(Ok(())) => state.journaled = true,
+                Ok(Ok(())) => {
+                    crate::crash_point::crash_point("multipart.journaled");
+                    state.journaled = true;
+                }
                 Ok(Err(error)) => return Err(MultipartError::Journal(error).into()),
                 Err(_) => {
                     return Err(MultipartError::Journal(io::ErrorKind::TimedOut.into()).into());
@@ -327,6 +331,7 @@ impl MultipartTransfer<'_> {
         };
         let deadline = attempt_deadline(length, self.options.min_rate, self.options.floor);
         let part = within("UploadPart", deadline, self.remote.upload_part(request)).await?;
+        crate::crash_point::crash_point("multipart.part");
         // Ours, whatever a remote echoes: the completion names what was read here.
         Ok(PartInfo {
             number,
@@ -378,13 +383,17 @@ impl MultipartTransfer<'_> {
         };
         // Making one object of 10,000 parts takes the server a while: it may copy.
         let deadline = complete_deadline(state.plan);
+        crate::crash_point::crash_point("multipart.completing");
         let completed = within(
             "CompleteMultipartUpload",
             deadline,
             self.remote.complete_multipart(request),
         );
         let error = match completed.await {
-            Ok(info) => return Ok(info),
+            Ok(info) => {
+                crate::crash_point::crash_point("multipart.completed");
+                return Ok(info);
+            }
             Err(error) => error,
         };
         let code = error.code.as_deref().unwrap_or_default();

@@ -9,6 +9,13 @@ pub mod remote;
 pub mod server;
 pub mod weather;
 
+/// The names of the instants at which a process can be made to die by `S3_WRITEBACK_CRASH_AT=name:n`,
+/// in the order in which a task and a checkpoint pass them.
+#[must_use]
+pub fn crash_points() -> &'static [&'static str] {
+    crate::crash_point::ALL
+}
+
 pub use server::{
     Action, Counters, FaultPlan, FaultRule, Gate, KeyMatch, Operation, RuleId, S3Server,
     S3ServerBuilder, SeenRequest, StoredObject, WaitError, When,

@@ -37,6 +37,8 @@ use super::{Inner, UploadQueue};
 /// How often an open looks again at a directory that is in use, and how far apart.
 const LOCK_LOOKS: u32 = 50;
 const LOCK_BEAT: Duration = Duration::from_millis(20);
+/// Opens in a row in which the process died: the next one comes up paused.
+const OPENS_THAT_DIED: u32 = 3;
 /// Room in the journal for the records of headers, which no task's admission has charged.
 const HEADER_DISK_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -116,6 +118,8 @@ impl Builder {
 
     /// Opens the queue: takes the directory, recovers what an earlier life left, starts the
     /// workers. Needs no answer from S3. A directory that is in use is waited for, for a second.
+    /// Where the process died in three opens in a row, the next one comes up paused:
+    /// [`UploadQueue::crash_loop`].
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::DirectoryInUse`], [`Error::Directory`], [`Error::Version`],
@@ -154,6 +158,7 @@ impl Builder {
             }
             Ok(then(queue, checkpointer))
         };
+        let work = driver.clone().inside(work);
         Op::new(&driver, deadline, work, || {
             Error::WouldWait("the local disk")
         })
@@ -207,6 +212,7 @@ async fn open(
         Arc::clone(&fs),
         io.clone(),
         driver.clone(),
+        clock,
         prefix,
     );
     let random = Random::new(config.seed);
@@ -217,7 +223,7 @@ async fn open(
                 config: Arc::clone(&store.config),
                 queue: Arc::clone(&queue),
                 fs,
-                io,
+                io: io.clone(),
                 // Names of objects must not repeat from one open to the next.
                 random: Random::new(config.seed.map(|seed| seed ^ unix_nanos(clock))),
             };
@@ -230,9 +236,19 @@ async fn open(
             (Some((parts, stands)), recovered)
         }
     };
-    // From here on nothing waits: the queue is opened whole, or the journal is dropped.
     let found = queue.recover(&recovered);
     journal.set_sink(queue.sink());
+    crate::crash_point::crash_point("open.recovered");
+    if journal.failed_opens() >= OPENS_THAT_DIED {
+        queue.comes_up_paused(journal.failed_opens());
+    }
+    {
+        // A crash from here on is an attempt's, and is charged to its task.
+        let journal = journal.clone();
+        let over = io.run(move || journal.opened()).await;
+        over.map_err(|error| Error::directory(&config.dir, &error))?;
+    }
+    // From here on nothing waits: the queue is opened whole, or the journal is dropped.
     let _inside = driver.context();
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
@@ -371,6 +387,7 @@ pub(crate) fn journal_options(config: &Config) -> JournalOptions {
         .saturating_add(config.checkpoint_disk_bytes())
         .saturating_add(HEADER_DISK_BYTES);
     options.on_damage = config.on_damage;
+    options.count_opens = true;
     options
 }
 

@@ -104,6 +104,7 @@ impl Stack {
                 .journal_failed
                 .or_else(|| parts?.failure().map(str::to_owned)),
             fenced: parts.and_then(|parts| parts.fenced()),
+            crash_loop: counts.crash_loop,
             disk_full: counts.disk_full,
             parked: parked.map(|parked| {
                 let since = self.clock.now() - Duration::from_millis(parked.for_ms);

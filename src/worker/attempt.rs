@@ -37,6 +37,8 @@ use super::parts::{self, Failed};
 use super::react::{self, Next, Ours};
 use super::traffic::Traffic;
 
+/// How long an attempt waits for its note where the disk has no room.
+const NOTED_ON_A_FULL_DISK: Duration = Duration::from_millis(100);
 /// States of a key that an attempt goes on from before it gives its slot back.
 const MAX_REBASES: u32 = 4;
 
@@ -157,9 +159,10 @@ impl Shared {
 
     /// Notes what is about to be sent, on what condition, and how long it may take effect.
     ///
-    /// For a write-once upload the note is not synced. Everything else is protected against its
-    /// own past, which must be on the disk before it can become one: after a power cut nobody else
-    /// knows of the request.
+    /// For a write-once upload the note is not synced, and only has to survive this process: one
+    /// that its request kills is charged by it. Everything else is protected against its own past,
+    /// which must be on the disk before it can become one: after a power cut nobody else knows of
+    /// the request.
     async fn note_started(
         &self,
         job: &mut TaskJob,
@@ -175,7 +178,13 @@ impl Shared {
         let protected = job.policy == KeyPolicy::Rewritable
             || job.action == Action::Delete
             || job.condition.is_some();
-        let noted = self.queue.note(job.id, slot::STARTED, head, protected);
+        let noted = match protected {
+            true => self.queue.note(job.id, slot::STARTED, head, true),
+            false => self.queue.note_attempt(job.id, head),
+        };
+        if let Some(location) = noted.filter(|_| !protected) {
+            self.is_written(location).await;
+        }
         if let Some(location) = noted.filter(|_| protected) {
             // A disk that is full, hangs or has failed does not keep uploads from going on.
             let wait = self.queue.journal.wait_durable(location);
@@ -191,8 +200,27 @@ impl Shared {
                 }
             }
         }
+        crate::crash_point::crash_point("attempt.noted");
         job.in_flight = Some(started);
         Ok(expires_unix_ms)
+    }
+
+    /// Waits until a note of an attempt survives the process: not for long.
+    async fn is_written(&self, location: u64) {
+        let within = match self.queue.journal.is_short() {
+            true => NOTED_ON_A_FULL_DISK,
+            false => self.config().attempt_floor / 2,
+        };
+        let wait = self.queue.journal.wait_written(location);
+        tokio::select! {
+            biased;
+            waited = tokio::time::timeout(within, wait) => {
+                if !matches!(waited, Ok(Ok(()))) {
+                    tracing::debug!(location, "an attempt is made without its note");
+                }
+            }
+            () = self.cut.cancelled() => (),
+        }
     }
 
     /// The code that made a request panicked: what it had on the wire may still land.
@@ -305,12 +333,27 @@ impl Shared {
     }
 
     async fn upload(&self, job: &mut TaskJob) -> Result<Verdict, RemoteError> {
+        if job.memory.is_none() {
+            // Reading it is what may kill the process: it is charged for that too.
+            let begun = Started {
+                condition: None,
+                expires_unix_ms: self.now_ms(),
+            };
+            let noted = self.queue.note_attempt(job.id, encode(&begun).into());
+            if let Some(location) = noted {
+                self.is_written(location).await;
+            }
+        }
         let source = match self.open_body(job).await {
             Ok(source) => source,
             Err(verdict) => return Ok(verdict),
         };
         let write_id = self.write_id(job);
         let whole = source.len() < self.config().multipart_threshold;
+        let _room = match self.room_to_read(job, source.len(), whole).await {
+            Ok(room) => room,
+            Err(verdict) => return Ok(verdict),
+        };
         let body = if whole {
             match self.read_whole(job, &source).await {
                 Ok(body) => Some(body),
@@ -373,6 +416,7 @@ impl Shared {
                     }
                 }
             };
+            crate::crash_point::crash_point("attempt.sent");
             job.in_flight = None;
             let error = match result {
                 Ok(info)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::queue::TaskJob;
+use crate::queue::admission::Permit;
 use crate::queue::body::Source;
 use crate::queue::task::{Action, Borrowed, Cause};
 use crate::remote::{Crc64, RemoteError};
@@ -39,6 +40,30 @@ impl Shared {
             }
         }
         Ok(source)
+    }
+
+    /// Memory for what an attempt has of its body at one time, unless that is in memory already.
+    pub(super) async fn room_to_read(
+        &self,
+        job: &TaskJob,
+        len: u64,
+        whole: bool,
+    ) -> Result<Option<Permit>, Verdict> {
+        if job.memory.is_some() {
+            return Ok(None);
+        }
+        let config = self.queue.config();
+        let part = config.part_bytes.max(len.div_ceil(10_000));
+        let bytes = match whole {
+            true => len,
+            false => len.min(part.saturating_mul(config.part_concurrency as u64)),
+        };
+        tokio::select! {
+            biased;
+            // Who reads is never refused, and waits for others' attempts, which end.
+            room = self.queue.room_to_read(bytes) => Ok(room.ok()),
+            () = self.cut.cancelled() => Err(Verdict::Cut),
+        }
     }
 
     pub(super) async fn read_whole(

@@ -9,6 +9,7 @@ fn admission(tasks: u64, bytes: u64) -> Arc<Admission> {
         tasks,
         bytes,
         disk: u64::MAX,
+        memory: u64::MAX,
     };
     Admission::new(
         max,
@@ -16,6 +17,13 @@ fn admission(tasks: u64, bytes: u64) -> Arc<Admission> {
             tasks: 2,
             bytes: 10,
             disk: 100,
+            memory: u64::MAX,
+        },
+        Need {
+            tasks: 3,
+            bytes: 100,
+            disk: 0,
+            memory: u64::MAX,
         },
         100,
         "q".into(),
@@ -27,6 +35,7 @@ fn bytes(bytes: u64) -> Need {
         tasks: 1,
         bytes,
         disk: bytes,
+        memory: 0,
     }
 }
 

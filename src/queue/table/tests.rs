@@ -28,7 +28,10 @@ fn task(id: u64, key: &str) -> Task {
         status: Status::Waiting,
         failures: 0,
         failed_before: 0,
+        attempts: 0,
         last_error: None,
+        parked_ms: 0,
+        history: Vec::new(),
         crashes: 0,
         sent: false,
         suspect: false,
@@ -162,7 +165,9 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
             tasks: 9,
             bytes: 9,
             disk: 9,
+            memory: 9,
         },
+        super::super::admission::Need::default(),
         super::super::admission::Need::default(),
         9,
         "q".into(),
@@ -181,7 +186,7 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
     assert_eq!(take(&mut table), None);
     assert!(!table.can_move(Instant::now() + Duration::from_secs(999), false, false));
     let permit = admission.recover(super::super::admission::Need::default());
-    let cell = table.replay(TaskId(1), permit, Instant::now()).unwrap();
+    let (cell, _) = table.replay(TaskId(1), permit, Instant::now()).unwrap();
     assert!(
         !Arc::ptr_eq(&cell, &told.cells[0]),
         "a replay is answered on its own"
