@@ -20,6 +20,8 @@ use super::http::{
 use super::link::{Link, Pace, Way};
 use super::plan::{Strike, WireFault, WirePlan};
 
+/// How much is read at one time, in bytes.
+const READ: usize = 64 * 1024;
 /// How long the server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -229,7 +231,7 @@ impl Wire<'_> {
             Some(server) => tokio::select! {
                 biased;
                 bytes = head => bytes?,
-                _ = server.stream.read_buf(&mut server.read) => None,
+                _ = more(&mut server.stream, &mut server.read) => None,
             },
         };
         match bytes {
@@ -454,7 +456,7 @@ impl Body {
         count: impl Fn(u64),
     ) -> io::Result<()> {
         while !self.framing.is_done() && self.limit != Some(0) {
-            if read.is_empty() && from.read_buf(read).await? == 0 {
+            if read.is_empty() && more(from, read).await? == 0 {
                 return match self.framing {
                     Framing::UntilClose => Ok(()),
                     _ => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -477,6 +479,13 @@ impl Body {
     }
 }
 
+/// Reads what is there, up to a bound.
+async fn more(from: &mut (impl AsyncRead + Unpin), read: &mut BytesMut) -> io::Result<usize> {
+    // Left to itself, a buffer that was emptied grows by a few bytes at a time.
+    read.reserve(READ);
+    from.read_buf(read).await
+}
+
 /// Reads a head; `None` where the stream ends before it begins.
 async fn read_head(
     from: &mut (impl AsyncRead + Unpin),
@@ -492,7 +501,7 @@ async fn read_head(
                 "a head has no end",
             ));
         }
-        if from.read_buf(read).await? == 0 {
+        if more(from, read).await? == 0 {
             return if read.is_empty() {
                 Ok(None)
             } else {
