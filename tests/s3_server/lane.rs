@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_s3::config::{Credentials, ResponseChecksumValidation, SharedCredentialsProvider};
 use bytes::Bytes;
 use s3_writeback::remote::S3Remote;
 use s3_writeback::remote::probe::{Capabilities, probe};
@@ -33,6 +34,9 @@ pub struct Lane {
     /// What a child process needs in its environment; nothing where it has it already.
     pub credentials: Option<(String, String)>,
     pub capabilities: Capabilities,
+    /// Whether an object that was made of parts can be read whole: not where the server sends
+    /// something with it that is not its checksum.
+    pub reads_whole: AtomicBool,
     sdk: SdkConfig,
     foreign: BTreeSet<String>,
     differs: Mutex<BTreeSet<String>>,
@@ -130,6 +134,7 @@ impl Lane {
             prefix,
             credentials,
             capabilities,
+            reads_whole: AtomicBool::new(true),
             sdk,
             foreign: BTreeSet::new(),
             differs: Mutex::default(),
@@ -275,7 +280,10 @@ pub fn sdk(endpoint: &str) -> SdkConfig {
 }
 
 fn client(sdk: &SdkConfig) -> Client {
-    let config = aws_sdk_s3::config::Builder::from(sdk).force_path_style(true);
+    // The suite compares bytes itself; not every server sends a checksum that is one.
+    let config = aws_sdk_s3::config::Builder::from(sdk)
+        .force_path_style(true)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     Client::from_conf(config.build())
 }
 

@@ -1,5 +1,7 @@
 //! Objects through the queue.
 
+use std::sync::atomic::Ordering;
+
 use s3_writeback::{Cause, Error, KeyPolicy, Options, Settlement};
 
 use crate::lane::{DEADLINE, Lane, MIB, bytes, uploaded};
@@ -22,8 +24,11 @@ pub async fn upload(lane: &Lane) {
     for (n, size, receipt) in &receipts {
         uploaded(receipt, receipt.key()).await;
         let body = bytes(*size, *n as u8);
+        let in_parts = *size >= 5 * MIB;
+        let whole = !in_parts || lane.reads_whole.load(Ordering::Relaxed);
+        let range = (!whole).then_some((0, *size as u64));
         let got = queue
-            .get(receipt.key(), None)
+            .get(receipt.key(), range)
             .within(DEADLINE)
             .await
             .unwrap();

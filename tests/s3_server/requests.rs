@@ -1,5 +1,7 @@
 //! The remote alone: one request, one outcome, on this server.
 
+use std::sync::atomic::Ordering;
+
 use s3_writeback::remote::{
     Class, CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, ObjectHeaders, PutRequest,
     Remote, UploadPart, WriteCondition,
@@ -171,8 +173,19 @@ pub async fn multipart_uploads(lane: &Lane) {
         .complete_multipart(complete.clone())
         .await
         .expect("is completed");
+    match remote.get(get_of("k", None)).await {
+        Ok(got) => assert_eq!(got.expect("is there").body, body),
+        Err(error) if error.has_code("BodyDamaged") => {
+            lane.reads_whole.store(false, Ordering::Relaxed);
+            lane.differs(format!(
+                "an object made of parts has another CRC-64: {error}"
+            ));
+        }
+        Err(error) => panic!("{error}"),
+    }
+    let range = Some((0, body.len() as u64));
     let got = remote
-        .get(get_of("k", None))
+        .get(get_of("k", range))
         .await
         .expect("answers")
         .expect("is there");
