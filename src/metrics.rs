@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::journal::JournalStatus;
 use crate::phase::Phase;
 use crate::queue::Counts;
+use crate::remote::Adaptations;
 use crate::remote::probe::Capabilities;
 
 /// A queue at one instant. All counters are since open.
@@ -57,6 +58,8 @@ pub struct Snapshot {
     pub recovered: u64,
     /// What the server was seen to do, once it was asked.
     pub capabilities: Option<Capabilities>,
+    /// What the remote does for this server otherwise than for S3, where it ever does.
+    pub adaptations: Option<Adaptations>,
     /// The journal.
     pub journal: JournalStatus,
     /// The last stall that the watchdog saw.

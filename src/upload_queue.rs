@@ -50,11 +50,21 @@ struct Inner {
     queue: Arc<Queue>,
     shutdown: Arc<Shutdown>,
     workers: Arc<Workers>,
+    remote: Asked,
     driver: Driver,
     stall: Arc<Mutex<Option<String>>>,
     damage: Vec<Damage>,
     /// Ends the runtime's own thread when the last handle goes.
     _runtime: Arc<Runtime>,
+}
+
+/// The remote, for what it tells of itself.
+struct Asked(Arc<dyn Remote>);
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.describe())
+    }
 }
 
 impl Drop for Inner {
@@ -405,6 +415,7 @@ impl UploadQueue {
             quarantined: Totals::read(&totals.quarantined),
             recovered: Totals::read(&totals.recovered),
             capabilities: inner.workers.capabilities(),
+            adaptations: inner.remote.0.adaptations(),
             journal: queue.journal.status(),
             last_stall: inner.stall.lock().clone(),
         }

@@ -12,8 +12,8 @@ use crate::mutant::{Mutant, is};
 
 use super::deadline::{attempt_deadline, within};
 use super::{
-    BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
-    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
+    Adaptations, BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse,
+    ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
 };
 
 /// What a GET of a whole object may be, in bytes: what is larger is asked for in ranges.
@@ -102,6 +102,10 @@ impl Remote for Timed {
 
     fn refresh_credentials(&self) {
         self.remote.refresh_credentials();
+    }
+
+    fn adaptations(&self) -> Option<Adaptations> {
+        self.remote.adaptations()
     }
 
     fn prefix(&self) -> &str {

@@ -32,7 +32,7 @@ use crate::worker::Workers;
 use crate::worker::slots::Slots;
 
 use super::stack::Stack;
-use super::{Inner, UploadQueue};
+use super::{Asked, Inner, UploadQueue};
 
 /// How often an open looks again at a directory that is in use, and how far apart.
 const LOCK_LOOKS: u32 = 50;
@@ -232,6 +232,7 @@ async fn open(
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
     let of_checkpoints = Arc::clone(&remote);
+    let asked = Asked(Arc::clone(&remote));
     // Ids of claims and commits must not repeat from one open to the next.
     let again = Random::new(
         config
@@ -298,6 +299,7 @@ async fn open(
             queue,
             shutdown,
             workers,
+            remote: asked,
             driver,
             stall,
             damage: recovered.damage,
