@@ -171,12 +171,14 @@ async fn checksum_headers_are_withheld_from_a_server_that_refuses_them() {
     assert!(server.uploads(BUCKET).is_empty());
 }
 
-/// Refused where an upload in parts begins, and nowhere else: parts go without as well.
+/// Refused where an upload in parts begins: its parts go without from the first on.
 #[tokio::test]
 async fn an_upload_in_parts_whose_beginning_takes_no_checksums() {
     let (server, remote) = stage().await;
-    let rule = FaultRule::new(Action::RefuseChecksums).on(Operation::CreateMultipartUpload);
-    server.faults().add(rule);
+    for operation in [Operation::CreateMultipartUpload, Operation::UploadPart] {
+        let rule = FaultRule::new(Action::RefuseChecksums).on(operation);
+        server.faults().add(rule);
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::new(dir.path());
     config.multipart_threshold = 5 * MIB as u64;
@@ -200,9 +202,12 @@ async fn an_upload_in_parts_whose_beginning_takes_no_checksums() {
     }
     let told = queue.snapshot().adaptations.expect("it tells");
     assert_eq!(told.multipart_checksums, Adaptation::Adapted);
+    let counters = server.counters();
+    assert_eq!(counters.requests(Operation::CreateMultipartUpload), 3);
     assert_eq!(
-        server.counters().requests(Operation::CreateMultipartUpload),
-        3
+        counters.requests(Operation::UploadPart),
+        6,
+        "none was refused"
     );
     queue.shutdown().await.unwrap();
 }

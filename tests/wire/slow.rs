@@ -33,13 +33,16 @@ async fn d16_a_throttled_link_carries_eight_mib_in_one_attempt() {
         latency: Duration::from_millis(20),
     });
     let body = bytes(8 * MIB, 1);
+    let expected = Duration::from_secs_f64(body.len() as f64 / rate as f64);
     let start = Instant::now();
     let receipt = submit(&queue, "slow", &body, Options::default()).await;
-    let settled = receipt.uploaded().within(Duration::from_secs(300)).await;
+    let settled = receipt.uploaded().within(2 * expected).await;
     let took = start.elapsed();
     settled.unwrap();
-    let expected = Duration::from_secs_f64(body.len() as f64 / rate as f64);
-    assert!(took >= expected, "{took:?}: the link was not slow");
+    assert!(
+        took >= expected.mul_f32(0.95),
+        "{took:?}: the link was not slow"
+    );
     assert!(took <= expected.mul_f32(1.5), "{took:?}");
     let counters = stage.server.counters();
     assert_eq!(counters.requests(Operation::PutObject), 1, "in one attempt");
@@ -60,7 +63,7 @@ async fn d16_a_dead_link_is_found_at_the_attempts_deadline() {
     let of = async |fault: WireFault, len: usize| {
         let stage = Stage::new().await;
         let dir = tempfile::tempdir().unwrap();
-        let (rate, floor) = (4 * MIB as u64, Duration::from_secs(2));
+        let (rate, floor) = (2 * MIB as u64, Duration::from_secs(4));
         let queue = stage
             .queue_with(dir.path(), |config| {
                 config.multipart_threshold = 16 * MIB as u64;
@@ -100,8 +103,8 @@ async fn d16_a_dead_link_is_found_at_the_attempts_deadline() {
     let small = futures::future::join_all(dead.map(|fault| of(fault, 1000))).await;
     let large = futures::future::join_all(dead.map(|fault| of(fault, 8 * MIB))).await;
     // The deadline is by size: a test of one alone would not see that.
-    assert_eq!(small.first(), Some(&Duration::from_secs(2)));
-    assert_eq!(large.first(), Some(&Duration::from_secs(3)));
+    assert_eq!(small.first(), Some(&Duration::from_secs(4)));
+    assert_eq!(large.first(), Some(&Duration::from_secs(6)));
 }
 
 /// Latency and bandwidth of the proxy are what they say, both ways.
@@ -126,8 +129,5 @@ async fn the_link_is_as_slow_as_it_says() {
     assert_eq!(got.body, body);
     // A tenth of a second each way, and half of one for half of a MiB.
     let expected = Duration::from_millis(700);
-    assert!(
-        took >= expected && took <= expected.mul_f32(1.4),
-        "{took:?}"
-    );
+    assert!(took >= expected && took <= 2 * expected, "{took:?}");
 }

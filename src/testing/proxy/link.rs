@@ -43,7 +43,9 @@ impl Lane {
     /// Takes the time of so many bytes; when they are through.
     fn take(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
         let rate = self.rate?.max(1);
-        let from = self.free.map_or(now, |free| free.max(now));
+        // Who wakes late has its time back: the rate is right over a second, not over a step.
+        let earliest = now.checked_sub(5 * STEP).unwrap_or(now);
+        let from = self.free.map_or(now, |free| free.max(earliest));
         let through = from + Duration::from_secs_f64(bytes as f64 / rate as f64);
         self.free = Some(through);
         Some(through)
