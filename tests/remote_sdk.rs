@@ -129,7 +129,10 @@ async fn each_answer_to_a_conditional_put_is_one_attempt_with_its_class_and_effe
         );
         assert_eq!(error.status, Some(status), "{code}");
         assert_eq!(error.code.as_deref().unwrap_or_default(), code);
-        assert_eq!(server.attempts(), 1, "{status} {code}");
+        // A header that is not implemented may be the checksum's: without it once more, and then
+        // it is known.
+        let attempts = if status == 501 { 2 } else { 1 };
+        assert_eq!(server.attempts(), attempts, "{status} {code}");
     }
 }
 

@@ -10,7 +10,7 @@
 //! 3. An answer counts only if it is whole: a body shorter than promised, or a checksum that is
 //!    not the one that was sent, is an error.
 //! 4. A call is one request, but for the first times that a server is met that wants something
-//!    otherwise than S3 ([`super::adapt`]): then what was refused is sent once more, the other way.
+//!    otherwise than S3 ([`learnt`]): then what was refused is sent once more, the other way.
 //! 5. Credentials are in no error, log or `Debug` of ours.
 
 mod adapting;
@@ -20,6 +20,7 @@ mod connect;
 mod error;
 mod http;
 mod identity;
+mod learnt;
 mod multipart;
 mod read;
 mod wire;

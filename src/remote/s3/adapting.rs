@@ -1,13 +1,14 @@
 //! Sending again, the other way, what a server refused as S3 has it: once, then it is known.
 //!
 //! Owns: which requests are sent again, and what that teaches. Which answers may be about that is
-//! [`crate::remote::adapt`]'s.
+//! [`super::learnt`]'s.
 
-use crate::remote::adapt::{Adaptation, Adaptations, Learnt, refuses_checksums, refuses_tag};
+use crate::remote::adapt::{Adaptation, Adaptations};
 use crate::remote::{Class, ETag, RemoteError};
 
 use super::S3Remote;
 use super::builder::PayloadSigning;
+use super::learnt::{Learnt, refuses_checksums, refuses_tag};
 use super::wire::sent_tag;
 
 /// What was learnt of the server; clones of a remote share it.
