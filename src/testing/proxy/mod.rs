@@ -11,7 +11,7 @@
 //! | `link` | [`LinkSpeed`]: bandwidth and latency |
 //! | `http` | where heads and bodies end |
 //! | `counters` | [`WireCounters`] |
-//! | `serve` | one connection |
+//! | `serve`, `stream` | one connection, with or without TLS |
 //! | `tls` | certificates, good and bad (feature `testing-tls`) |
 //!
 //! ```no_run
@@ -38,6 +38,7 @@ mod http;
 mod link;
 mod plan;
 mod serve;
+mod stream;
 #[cfg(feature = "testing-tls")]
 mod tls;
 
@@ -189,21 +190,21 @@ impl WireProxyBuilder {
     }
 
     #[cfg(feature = "testing-tls")]
-    fn acceptor(&self) -> io::Result<(serve::Acceptor, Option<String>)> {
+    fn acceptor(&self) -> io::Result<(stream::Acceptor, Option<String>)> {
         let Some(certificate) = self.certificate else {
-            return Ok((serve::Acceptor::Plain, None));
+            return Ok((stream::Acceptor::Plain, None));
         };
         let made = tls::make(certificate).map_err(io::Error::other)?;
-        Ok((serve::Acceptor::Tls(made.acceptor), Some(made.authority)))
+        Ok((stream::Acceptor::Tls(made.acceptor), Some(made.authority)))
     }
 
     #[cfg(not(feature = "testing-tls"))]
-    fn acceptor(&self) -> io::Result<(serve::Acceptor, Option<String>)> {
-        Ok((serve::Acceptor::Plain, None))
+    fn acceptor(&self) -> io::Result<(stream::Acceptor, Option<String>)> {
+        Ok((stream::Acceptor::Plain, None))
     }
 }
 
-type Made = (WireProxy, TcpListener, serve::Acceptor);
+type Made = (WireProxy, TcpListener, stream::Acceptor);
 
 /// Whether the door is as it was asked to be, or why it cannot be.
 type Door = Result<bool, String>;
@@ -381,7 +382,7 @@ struct Doorman {
     address: SocketAddr,
     door: watch::Receiver<bool>,
     is_open: Arc<watch::Sender<Door>>,
-    acceptor: serve::Acceptor,
+    acceptor: stream::Acceptor,
 }
 
 impl Doorman {

@@ -2,14 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +17,7 @@ use super::http::{
 };
 use super::link::{Link, Pace, Way};
 use super::plan::{Strike, WireFault, WirePlan};
+use super::stream::{Acceptor, Stream};
 
 /// How much is read at one time, in bytes.
 const READ: usize = 64 * 1024;
@@ -35,89 +34,6 @@ pub(super) struct Shared {
     /// Resets all connections there are when cancelled; then there is another.
     pub cut: Mutex<CancellationToken>,
     pub stop: CancellationToken,
-}
-
-/// What is done with a stream that was accepted.
-#[derive(Clone)]
-pub(super) enum Acceptor {
-    Plain,
-    #[cfg(feature = "testing-tls")]
-    Tls(tokio_rustls::TlsAcceptor),
-}
-
-impl Acceptor {
-    pub fn is_tls(&self) -> bool {
-        !matches!(self, Self::Plain)
-    }
-
-    async fn accept(self, stream: TcpStream) -> io::Result<Stream> {
-        match self {
-            Self::Plain => Ok(Stream::Plain(stream)),
-            #[cfg(feature = "testing-tls")]
-            Self::Tls(acceptor) => Ok(Stream::Tls(Box::new(acceptor.accept(stream).await?))),
-        }
-    }
-}
-
-/// A stream, with or without TLS.
-enum Stream {
-    Plain(TcpStream),
-    #[cfg(feature = "testing-tls")]
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            #[cfg(feature = "testing-tls")]
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
-macro_rules! on_either {
-    ($this:expr, $stream:ident => $call:expr) => {
-        match $this.get_mut() {
-            Stream::Plain($stream) => {
-                let $stream = Pin::new($stream);
-                $call
-            }
-            #[cfg(feature = "testing-tls")]
-            Stream::Tls($stream) => {
-                let $stream = Pin::new($stream.as_mut());
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        on_either!(self, stream => stream.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_shutdown(cx))
-    }
 }
 
 /// One end of the proxy: a stream, and what was read of it and not used.
