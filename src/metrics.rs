@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::journal::JournalStatus;
 use crate::phase::Phase;
 use crate::queue::Counts;
-use crate::remote::ErrorCount;
 use crate::remote::probe::Capabilities;
+use crate::remote::{Adaptations, ErrorCount};
 use crate::worker::TrafficSnapshot;
 
 /// A queue at one instant. All counters are since open.
@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub traffic: TrafficSnapshot,
     /// What the server was seen to do, once it was asked.
     pub capabilities: Option<Capabilities>,
+    /// What the remote does for this server otherwise than for S3, where it ever does.
+    pub adaptations: Option<Adaptations>,
     /// The journal.
     pub journal: JournalStatus,
     /// The last stall that the watchdog saw.

@@ -54,11 +54,21 @@ struct Inner {
     shutdown: Arc<Shutdown>,
     workers: Arc<Workers>,
     errors: Arc<Errors>,
+    remote: Asked,
     driver: Driver,
     seen: Arc<Seen>,
     damage: Vec<Damage>,
     /// Ends the runtime's own thread when the last handle goes.
     _runtime: Arc<Runtime>,
+}
+
+/// The remote, for what it tells of itself.
+struct Asked(Arc<dyn Remote>);
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.describe())
+    }
 }
 
 impl Drop for Inner {
@@ -465,6 +475,7 @@ impl UploadQueue {
             recovered: Totals::read(&totals.recovered),
             traffic: inner.workers.traffic(),
             capabilities: inner.workers.capabilities(),
+            adaptations: inner.remote.0.adaptations(),
             journal: queue.journal.status(),
             last_stall: inner.seen.stall.lock().clone(),
         }

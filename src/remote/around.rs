@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::{
-    BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
-    MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
+    Adaptations, BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse,
+    ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
 };
 
 /// What a GET of a whole object may be, in bytes: what is larger is asked for in ranges.
@@ -123,6 +123,10 @@ impl<A: Around> Remote for Wrapped<A> {
 
     fn refresh_credentials(&self) {
         self.remote.refresh_credentials();
+    }
+
+    fn adaptations(&self) -> Option<Adaptations> {
+        self.remote.adaptations()
     }
 
     fn prefix(&self) -> &str {

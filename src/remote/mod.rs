@@ -17,10 +17,13 @@
 //! | `validate` | what S3 must refuse, refused before it is sent |
 //! | `multipart` | one upload in parts, resumed across attempts |
 //! | `timed` | every request within its deadline |
+//! | `around` | something around every request: a deadline, an ear |
 //! | `tally` | what it has said no with, counted by code |
+//! | `adapt` | what a server needs otherwise than S3 |
 //! | `probe` | whether conditions are honoured, tried out |
 //! | `s3` | the production implementation (feature `s3`) |
 
+pub mod adapt;
 pub(crate) mod around;
 pub mod classify;
 pub mod deadline;
@@ -42,6 +45,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+pub use adapt::{Adaptation, Adaptations};
 pub use classify::Operation;
 pub use deadline::attempt_deadline;
 pub use outcome::{Class, Effect, RemoteError};
@@ -267,6 +271,10 @@ pub trait Remote: Send + Sync + 'static {
     }
     /// Throws cached credentials away, so that the next request resolves them again.
     fn refresh_credentials(&self) {}
+    /// What it does for its server otherwise than for S3; `None` where it never does.
+    fn adaptations(&self) -> Option<Adaptations> {
+        None
+    }
     /// What is put before every key, with a `/` between; empty for nothing.
     fn prefix(&self) -> &str {
         ""

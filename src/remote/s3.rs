@@ -9,14 +9,19 @@
 //!    trailer.
 //! 3. An answer counts only if it is whole: a body shorter than promised, or a checksum that is
 //!    not the one that was sent, is an error.
-//! 4. Credentials are in no error, log or `Debug` of ours.
+//! 4. A call is one request, but for the first times that a server is met that wants something
+//!    otherwise than S3 ([`learnt`]): then what was refused is sent once more, the other way.
+//! 5. Credentials are in no error, log or `Debug` of ours.
 
+mod adapting;
 mod body;
 mod builder;
 mod connect;
 mod error;
 mod http;
 mod identity;
+mod learnt;
+mod multipart;
 mod read;
 mod wire;
 
@@ -24,19 +29,17 @@ use std::sync::Arc;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
-    EncodingType,
-};
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 
 use super::classify::{Operation, Request};
 use super::validate;
 use super::{
-    BucketFacts, CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest, GetResponse,
-    ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError, RemoteFuture,
-    UploadPart,
+    Adaptations, BucketFacts, CompleteMultipart, Crc64, CreateMultipart, ETag, GetRequest,
+    GetResponse, ListPage, MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteError,
+    RemoteFuture, UploadPart,
 };
 
+use adapting::{Of, Server, Way};
 use body::Framed;
 pub use builder::{PayloadSigning, S3Builder};
 pub use connect::ConnectError;
@@ -44,12 +47,9 @@ use error::{fail, status_of};
 use identity::RefreshableCache;
 use read::{StatusOf, collect, of_range, refused};
 use wire::{
-    check, conditions, confirmed, decoded, encoded, encryption, listed_key, metadata, quoted, size,
-    storage_class, system_time, total_of, unquoted, unreadable, write_id_of,
+    check, conditions, confirmed, decoded, encoded, encryption, listed_key, metadata, size,
+    storage_class, system_time, tag_of, total_of, unquoted, unreadable, write_id_of,
 };
-
-/// The most pages that one listing of unfinished uploads reads.
-const MAX_UPLOAD_PAGES: usize = 10;
 
 /// One bucket and prefix on S3, or on what speaks its protocol.
 ///
@@ -62,6 +62,7 @@ pub struct S3Remote {
     owner: Option<String>,
     signing: PayloadSigning,
     identity: Arc<RefreshableCache>,
+    server: Arc<Server>,
     credentials: Option<aws_credential_types::provider::SharedCredentialsProvider>,
     region: Option<String>,
     check_bucket: bool,
@@ -108,6 +109,12 @@ impl S3Remote {
     }
 
     async fn put_object(&self, put: PutRequest) -> Result<ObjectInfo, RemoteError> {
+        let (key, tag) = (&put.key, tag_of(put.condition.as_ref()));
+        self.adapting(Of::Object, key, tag, |way| self.put_once(&put, way))
+            .await
+    }
+
+    async fn put_once(&self, put: &PutRequest, way: Way) -> Result<ObjectInfo, RemoteError> {
         let request = Request::new(Operation::PutObject).conditional(put.condition.is_some());
         check(request, validate::key(&self.prefix, &put.key))?;
         check(request, validate::body(put.body.len() as u64))?;
@@ -115,7 +122,7 @@ impl S3Remote {
             request,
             validate::headers(&put.headers, put.write_id.as_deref()),
         )?;
-        let (if_match, if_none_match) = conditions(put.condition.as_ref());
+        let (if_match, if_none_match) = conditions(put.condition.as_ref(), way);
         let sent = self
             .client
             .put_object()
@@ -124,7 +131,7 @@ impl S3Remote {
             .set_expected_bucket_owner(self.owner.clone())
             .set_if_match(if_match)
             .set_if_none_match(if_none_match)
-            .checksum_crc64_nvme(encoded(put.checksum))
+            .set_checksum_crc64_nvme(way.summed(encoded(put.checksum)))
             .set_content_type(put.headers.content_type.clone())
             .set_content_encoding(put.headers.content_encoding.clone())
             .set_cache_control(put.headers.cache_control.clone())
@@ -134,7 +141,7 @@ impl S3Remote {
             .set_metadata(metadata(&put.headers, put.write_id.as_deref()))
             .body(ByteStream::from(put.body.clone()))
             .customize()
-            .interceptor(Framed::new(put.body.clone(), self.signing))
+            .interceptor(Framed::new(put.body.clone(), self.signing(way)))
             .send()
             .await;
         let intact = || Crc64::of(&put.body) == put.checksum;
@@ -147,7 +154,7 @@ impl S3Remote {
             etag: unquoted(etag),
             size: put.body.len() as u64,
             checksum,
-            write_id: put.write_id,
+            write_id: put.write_id.clone(),
             last_modified: None,
         })
     }
@@ -240,16 +247,29 @@ impl S3Remote {
     }
 
     async fn delete_object(&self, key: String, if_match: Option<ETag>) -> Result<(), RemoteError> {
+        let tag = if_match.as_ref();
+        self.adapting(Of::Nothing, &key, tag, |way| {
+            self.delete_once(&key, tag, way)
+        })
+        .await
+    }
+
+    async fn delete_once(
+        &self,
+        key: &str,
+        if_match: Option<&ETag>,
+        way: Way,
+    ) -> Result<(), RemoteError> {
         let conditional = if_match.is_some();
         let request = Request::new(Operation::DeleteObject).conditional(conditional);
-        check(request, validate::key(&self.prefix, &key))?;
+        check(request, validate::key(&self.prefix, key))?;
         let sent = self
             .client
             .delete_object()
             .bucket(&self.bucket)
-            .key(self.full(&key))
+            .key(self.full(key))
             .set_expected_bucket_owner(self.owner.clone())
-            .set_if_match(if_match.as_ref().map(quoted))
+            .set_if_match(if_match.map(|etag| way.tag(etag)))
             .send()
             .await;
         match sent.map_err(|error| fail(request, error, || true)) {
@@ -302,192 +322,6 @@ impl S3Remote {
             page.next = Some(next.to_owned());
         }
         Ok(page)
-    }
-
-    async fn create(&self, create: CreateMultipart) -> Result<String, RemoteError> {
-        let request = Request::new(Operation::CreateMultipartUpload);
-        check(request, validate::key(&self.prefix, &create.key))?;
-        check(
-            request,
-            validate::headers(&create.headers, create.write_id.as_deref()),
-        )?;
-        let sent = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(self.full(&create.key))
-            .set_expected_bucket_owner(self.owner.clone())
-            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
-            .checksum_type(ChecksumType::FullObject)
-            .set_content_type(create.headers.content_type.clone())
-            .set_content_encoding(create.headers.content_encoding.clone())
-            .set_cache_control(create.headers.cache_control.clone())
-            .set_storage_class(storage_class(&create.headers))
-            .set_server_side_encryption(encryption(&create.headers))
-            .set_ssekms_key_id(create.headers.sse_kms_key_id.clone())
-            .set_metadata(metadata(&create.headers, create.write_id.as_deref()))
-            .send()
-            .await;
-        let created = sent.map_err(|error| fail(request, error, || true))?;
-        match created.upload_id() {
-            Some(id) if !id.is_empty() => Ok(id.to_owned()),
-            _ => Err(unreadable(request, "no upload id")),
-        }
-    }
-
-    async fn upload(&self, part: UploadPart) -> Result<PartInfo, RemoteError> {
-        let request = Request::new(Operation::UploadPart);
-        check(request, validate::key(&self.prefix, &part.key))?;
-        check(request, validate::part(part.number, part.body.len() as u64))?;
-        let sent = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(self.full(&part.key))
-            .set_expected_bucket_owner(self.owner.clone())
-            .upload_id(&part.upload_id)
-            .part_number(part.number)
-            .checksum_crc64_nvme(encoded(part.checksum))
-            .body(ByteStream::from(part.body.clone()))
-            .customize()
-            .interceptor(Framed::new(part.body.clone(), self.signing))
-            .send()
-            .await;
-        let intact = || Crc64::of(&part.body) == part.checksum;
-        let done = sent.map_err(|error| fail(request, error, intact))?;
-        confirmed(request, part.checksum, done.checksum_crc64_nvme())?;
-        let etag = done
-            .e_tag()
-            .ok_or_else(|| unreadable(request, "no entity tag"))?;
-        Ok(PartInfo {
-            number: part.number,
-            etag: unquoted(etag),
-            checksum: part.checksum,
-        })
-    }
-
-    async fn complete(&self, complete: CompleteMultipart) -> Result<ObjectInfo, RemoteError> {
-        let request = Request::new(Operation::CompleteMultipartUpload)
-            .conditional(complete.condition.is_some());
-        check(request, validate::key(&self.prefix, &complete.key))?;
-        check(request, validate::object(complete.size))?;
-        let (if_match, if_none_match) = conditions(complete.condition.as_ref());
-        let parts = complete.parts.iter().map(|part| {
-            CompletedPart::builder()
-                .part_number(part.number)
-                .e_tag(quoted(&part.etag))
-                .checksum_crc64_nvme(encoded(part.checksum))
-                .build()
-        });
-        let parts = CompletedMultipartUpload::builder()
-            .set_parts(Some(parts.collect()))
-            .build();
-        let sent = self
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(self.full(&complete.key))
-            .set_expected_bucket_owner(self.owner.clone())
-            .upload_id(&complete.upload_id)
-            .set_if_match(if_match)
-            .set_if_none_match(if_none_match)
-            .checksum_crc64_nvme(encoded(complete.checksum))
-            .checksum_type(ChecksumType::FullObject)
-            .set_mpu_object_size(i64::try_from(complete.size).ok())
-            .multipart_upload(parts)
-            .send()
-            .await;
-        let done = sent.map_err(|error| fail(request, error, || true))?;
-        let checksum = confirmed(request, complete.checksum, done.checksum_crc64_nvme())?;
-        let etag = done
-            .e_tag()
-            .ok_or_else(|| unreadable(request, "no entity tag"))?;
-        Ok(ObjectInfo {
-            etag: unquoted(etag),
-            size: complete.size,
-            checksum,
-            write_id: None,
-            last_modified: None,
-        })
-    }
-
-    async fn abort(&self, key: String, upload_id: String) -> Result<(), RemoteError> {
-        let request = Request::new(Operation::AbortMultipartUpload);
-        check(request, validate::key(&self.prefix, &key))?;
-        let sent = self
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket)
-            .key(self.full(&key))
-            .set_expected_bucket_owner(self.owner.clone())
-            .upload_id(upload_id)
-            .send()
-            .await;
-        match sent.map_err(|error| fail(request, error, || true)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.has_code("NoSuchUpload") => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The uploads of one key: those of keys that merely begin like it follow it in the listing,
-    /// so that the first of them ends the search. Or, not `exact`, those of all that begin so.
-    async fn uploads_of(
-        &self,
-        key: String,
-        exact: bool,
-    ) -> Result<Vec<MultipartUpload>, RemoteError> {
-        let request = Request::new(Operation::ListMultipartUploads);
-        check(request, validate::key(&self.prefix, &key))?;
-        let full = self.full(&key);
-        let mut found = Vec::new();
-        let (mut key_marker, mut id_marker) = (None, None);
-        for _ in 0..MAX_UPLOAD_PAGES {
-            let sent = self
-                .client
-                .list_multipart_uploads()
-                .bucket(&self.bucket)
-                .prefix(&full)
-                .set_key_marker(key_marker.take())
-                .set_upload_id_marker(id_marker.take())
-                .encoding_type(EncodingType::Url)
-                .set_expected_bucket_owner(self.owner.clone())
-                .send()
-                .await;
-            let page = sent.map_err(|error| fail(request, error, || true))?;
-            let encoding = page.encoding_type();
-            let mut beyond = false;
-            for upload in page.uploads() {
-                let listed = upload.key().and_then(|key| listed_key(key, encoding));
-                let listed = listed.ok_or_else(|| unreadable(request, "no key"))?;
-                if exact && listed != full {
-                    beyond = true;
-                    continue;
-                }
-                let Some(key) = self.relative(&listed).map(str::to_owned) else {
-                    continue;
-                };
-                let id = upload
-                    .upload_id()
-                    .ok_or_else(|| unreadable(request, "no upload id"))?;
-                found.push(MultipartUpload {
-                    key,
-                    upload_id: id.to_owned(),
-                    initiated: system_time(upload.initiated()),
-                });
-            }
-            if beyond || !page.is_truncated().unwrap_or(false) {
-                break;
-            }
-            key_marker = page
-                .next_key_marker()
-                .and_then(|key| listed_key(key, encoding));
-            id_marker = page.next_upload_id_marker().map(str::to_owned);
-            if key_marker.is_none() {
-                break;
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -581,6 +415,10 @@ impl Remote for S3Remote {
 
     fn refresh_credentials(&self) {
         self.identity.refresh();
+    }
+
+    fn adaptations(&self) -> Option<Adaptations> {
+        Some(self.server.adaptations())
     }
 
     fn prefix(&self) -> &str {

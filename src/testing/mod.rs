@@ -1,13 +1,26 @@
 //! For the tests of this crate and of engines that link it (feature `testing`).
 //!
-//! Owns: an S3 server on loopback with a fault plan and counters ([`server`]). Does not own:
+//! Owns: an S3 server on loopback with a fault plan and counters ([`server`]), and a TCP proxy on
+//! which the wire to any server goes wrong ([`proxy`]). Does not own:
 //! anything that runs in production, and no AWS SDK: what talks to the server brings its own.
 
 pub mod fs;
 mod hook;
+pub mod proxy;
 pub mod remote;
 pub mod server;
 pub mod weather;
+
+#[cfg(feature = "testing-tls")]
+pub use proxy::ProxyCertificate;
+pub use proxy::{
+    LinkSpeed, SeenExchange, WireCounters, WireFault, WirePlan, WireProxy, WireProxyBuilder,
+    WireRule, WireRuleId, WireWaitError,
+};
+pub use server::{
+    Action, Counters, FaultPlan, FaultRule, Gate, KeyMatch, Operation, RuleId, S3Server,
+    S3ServerBuilder, SeenRequest, StoredObject, WaitError, When,
+};
 
 /// The names of the instants at which a process can be made to die by `S3_WRITEBACK_CRASH_AT=name:n`,
 /// in the order in which a task and a checkpoint pass them.
@@ -15,8 +28,3 @@ pub mod weather;
 pub fn crash_points() -> &'static [&'static str] {
     crate::crash_point::ALL
 }
-
-pub use server::{
-    Action, Counters, FaultPlan, FaultRule, Gate, KeyMatch, Operation, RuleId, S3Server,
-    S3ServerBuilder, SeenRequest, StoredObject, WaitError, When,
-};

@@ -32,7 +32,7 @@ use crate::worker::Workers;
 use crate::worker::slots::Slots;
 
 use super::stack::{Seen, Stack};
-use super::{Inner, UploadQueue};
+use super::{Asked, Inner, UploadQueue};
 
 /// How often an open looks again at a directory that is in use, and how far apart.
 const LOCK_LOOKS: u32 = 50;
@@ -252,6 +252,7 @@ async fn open(
     let _inside = driver.context();
     let shutdown = Shutdown::new(token, config.shutdown_within);
     runtime.spawn(async move { journal.run().await });
+    let asked = Asked(Arc::clone(&remote));
     // Ids of claims and commits must not repeat from one open to the next.
     let again = Random::new(
         config
@@ -322,6 +323,7 @@ async fn open(
             shutdown,
             workers,
             errors,
+            remote: asked,
             driver,
             seen,
             damage: recovered.damage,

@@ -150,6 +150,7 @@ impl S3Builder {
             owner: self.owner,
             signing: self.signing,
             identity,
+            server: Arc::default(),
             credentials: self.config.credentials_provider(),
             region,
             check_bucket: self.check_bucket,

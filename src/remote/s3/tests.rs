@@ -1,4 +1,4 @@
-use super::wire::url_decoded;
+use super::wire::{sent_tag, url_decoded};
 use super::*;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -8,7 +8,9 @@ fn entity_tags_are_kept_bare_and_sent_quoted() {
     for sent in ["\"abc\"", "abc", "W/\"abc\""] {
         assert_eq!(unquoted(sent), ETag("abc".to_owned()));
     }
-    assert_eq!(quoted(&ETag("abc".to_owned())), "\"abc\"");
+    let tag = ETag("abc".to_owned());
+    assert_eq!(sent_tag(&tag, false), "\"abc\"");
+    assert_eq!(sent_tag(&tag, true), "abc");
 }
 
 #[test]

@@ -8,13 +8,14 @@ use std::time::SystemTime;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{EncodingType, ServerSideEncryption, StorageClass};
 
+use super::adapting::Way;
 use crate::remote::classify::{Failure, Request, Transport};
 use crate::remote::validate::{ValidationError, WRITE_ID};
 use crate::remote::{Crc64, ETag, ObjectHeaders, RemoteError, WriteCondition};
 
-/// An entity tag as it is sent.
-pub(super) fn quoted(etag: &ETag) -> String {
-    if etag.0 == "*" {
+/// An entity tag as it is sent: in quotes, or bare to a server that wants them so.
+pub(super) fn sent_tag(etag: &ETag, bare: bool) -> String {
+    if bare || etag.0 == "*" {
         etag.0.clone()
     } else {
         format!("\"{}\"", etag.0)
@@ -73,11 +74,22 @@ pub(super) fn metadata(
 }
 
 /// The values of `If-Match` and `If-None-Match`.
-pub(super) fn conditions(condition: Option<&WriteCondition>) -> (Option<String>, Option<String>) {
+pub(super) fn conditions(
+    condition: Option<&WriteCondition>,
+    way: Way,
+) -> (Option<String>, Option<String>) {
     match condition {
         None => (None, None),
         Some(WriteCondition::IfAbsent) => (None, Some("*".to_owned())),
-        Some(WriteCondition::IfMatch(etag)) => (Some(quoted(etag)), None),
+        Some(WriteCondition::IfMatch(etag)) => (Some(way.tag(etag)), None),
+    }
+}
+
+/// The entity tag of an `If-Match`.
+pub(super) fn tag_of(condition: Option<&WriteCondition>) -> Option<&ETag> {
+    match condition {
+        Some(WriteCondition::IfMatch(etag)) => Some(etag),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: rules, and which of them a request meets. Does not own: doing it (that is
 //! [`super::front`]).
 //!
-//! Rules are asked in the order they were added. Delays and ignored conditions add up; the first
+//! Rules are asked in the order they were added. Delays, and what a server does otherwise than S3, add up; the first
 //! matching rule of another kind decides, and the ones after it are not asked (nor counted).
 //!
 //! Invariants:
@@ -133,6 +133,10 @@ pub enum Action {
     CutAnswer,
     /// `If-Match` and `If-None-Match` of a write are accepted and ignored.
     IgnoreConditions,
+    /// What says a checksum in a header is answered 501 `NotImplemented`.
+    RefuseChecksums,
+    /// An `If-Match` in quotes never holds; a bare one is looked at. As some servers have it.
+    BareTags,
 }
 
 /// One rule of a plan. It applies to every request until told otherwise.
@@ -370,6 +374,8 @@ impl FaultPlan {
             match &rule.rule.action {
                 Action::Delay(time) => decision.delays.push((*time, rule.removed.clone())),
                 Action::IgnoreConditions => decision.ignore_conditions = true,
+                Action::RefuseChecksums => decision.refuse_checksums = true,
+                Action::BareTags => decision.bare_tags = true,
                 action => {
                     decision.verdict = Some(Verdict {
                         action: action.clone(),
@@ -390,12 +396,18 @@ pub(super) struct Decision {
     /// To wait for, one after the other; each ends early when its rule is removed.
     pub delays: Vec<(Duration, CancellationToken)>,
     pub ignore_conditions: bool,
+    pub refuse_checksums: bool,
+    pub bare_tags: bool,
     pub verdict: Option<Verdict>,
 }
 
 impl Decision {
     pub fn is_fault(&self) -> bool {
-        !self.delays.is_empty() || self.ignore_conditions || self.verdict.is_some()
+        !self.delays.is_empty()
+            || self.ignore_conditions
+            || self.refuse_checksums
+            || self.bare_tags
+            || self.verdict.is_some()
     }
 }
 
@@ -407,91 +419,4 @@ pub(super) struct Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(key: &str) -> Target {
-        Target {
-            operation: Operation::PutObject,
-            bucket: Some("b".into()),
-            key: Some(key.into()),
-        }
-    }
-
-    fn statuses(plan: &FaultPlan, key: &str, n: usize) -> Vec<u16> {
-        (0..n)
-            .map(|_| match plan.decide(&put(key)).verdict.map(|v| v.action) {
-                Some(Action::Respond { status, .. }) => status,
-                None => 0,
-                other => panic!("{other:?}"),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn skip_then_times_then_the_next_rule() {
-        let plan = FaultPlan::default();
-        let first = plan.add(FaultRule::slow_down().skip(1).times(2));
-        plan.add(FaultRule::internal_error().times(2));
-        assert_eq!(statuses(&plan, "k", 6), [500, 503, 503, 500, 0, 0]);
-        assert_eq!(plan.applied(first), Some(2));
-    }
-
-    #[test]
-    fn rules_match_by_operation_and_key() {
-        let plan = FaultPlan::default();
-        plan.add(FaultRule::respond(400, "A").on(Operation::GetObject));
-        plan.add(FaultRule::respond(401, "B").key("a"));
-        plan.add(FaultRule::respond(402, "C").prefix("ab"));
-        assert_eq!(statuses(&plan, "a", 1), [401]);
-        assert_eq!(statuses(&plan, "abc", 1), [402]);
-        assert_eq!(statuses(&plan, "b", 1), [0]);
-        let list = Target {
-            operation: Operation::ListObjectsV2,
-            bucket: Some("b".into()),
-            key: None,
-        };
-        assert!(!plan.decide(&list).is_fault());
-        plan.hang_all();
-        assert!(plan.decide(&list).is_fault());
-    }
-
-    #[test]
-    fn delays_add_up_with_what_follows() {
-        let plan = FaultPlan::default();
-        plan.add(FaultRule::new(Action::Delay(Duration::from_millis(1))));
-        plan.add(FaultRule::new(Action::IgnoreConditions));
-        plan.add(FaultRule::slow_down());
-        plan.add(FaultRule::new(Action::Delay(Duration::from_millis(2))));
-        let decision = plan.decide(&put("k"));
-        assert_eq!(decision.delays.len(), 1);
-        assert!(decision.ignore_conditions);
-        assert!(matches!(
-            decision.verdict,
-            Some(Verdict {
-                action: Action::Respond { status: 503, .. },
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn removing_releases_and_the_plan_is_bounded() {
-        let plan = FaultPlan::default();
-        let id = plan.hang_all();
-        let held = plan.decide(&put("k")).verdict.unwrap().removed;
-        assert!(!held.is_cancelled());
-        assert!(plan.remove(id));
-        assert!(!plan.remove(id));
-        assert!(held.is_cancelled());
-        plan.hang_all();
-        let held = plan.decide(&put("k")).verdict.unwrap().removed;
-        for _ in 0..MAX_RULES {
-            plan.add(FaultRule::slow_down());
-        }
-        assert!(held.is_cancelled());
-        assert_eq!(plan.rules.lock().list.len(), MAX_RULES);
-        plan.clear();
-        assert!(!plan.decide(&put("k")).is_fault());
-    }
-}
+mod tests;

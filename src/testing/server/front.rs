@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::conn::{Control, Cut};
 use super::convert::IgnoreConditions;
 use super::counters::{EffectRecorder, Gauge, InFlight, LoggedHeaders, Recorder};
-use super::faults::{Action, FaultPlan, Verdict, When};
+use super::faults::{Action, Decision, FaultPlan, Verdict, When};
 use super::operation::classify;
 
 /// How many late requests are held at one time; one more is answered 503.
@@ -92,6 +92,10 @@ impl Front {
                 return Ok(done(&in_flight, error_response(400, code, message, number)));
             }
         };
+        if let Some((status, code)) = unlike_s3(&decision, &parts.headers) {
+            let response = error_response(status, code, "a server of this kind", number);
+            return Ok(done(&in_flight, response));
+        }
         if decision.ignore_conditions {
             parts.extensions.insert(IgnoreConditions);
         }
@@ -193,7 +197,9 @@ impl Front {
             | Action::Delay(_)
             | Action::Late(_)
             | Action::CutAnswer
-            | Action::IgnoreConditions => None,
+            | Action::IgnoreConditions
+            | Action::RefuseChecksums
+            | Action::BareTags => None,
         }
     }
 
@@ -316,6 +322,18 @@ impl Front {
         }
         Ok(whole.freeze())
     }
+}
+
+/// What a server answers that does these things otherwise than S3.
+fn unlike_s3(decision: &Decision, headers: &HeaderMap) -> Option<(u16, &'static str)> {
+    let says = |what: &str| headers.keys().any(|name| name.as_str().starts_with(what));
+    let sums = says("x-amz-checksum-") && !headers.contains_key("x-amz-checksum-mode");
+    if decision.refuse_checksums && (sums || says("x-amz-sdk-checksum-")) {
+        return Some((501, "NotImplemented"));
+    }
+    let tag = headers.get("if-match").map(HeaderValue::as_bytes);
+    let quoted = tag.is_some_and(|tag| tag.starts_with(b"\""));
+    (decision.bare_tags && quoted).then_some((412, "PreconditionFailed"))
 }
 
 /// Until the connection, and this future with it, is dropped.
