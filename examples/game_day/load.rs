@@ -187,7 +187,8 @@ async fn submit(
                     return;
                 }
             }
-            Err(Error::QueueFull { .. }) => {
+            // The other where room came between the refusal and its reason.
+            Err(Error::QueueFull { .. } | Error::WouldWait(_)) => {
                 tally.refused.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => tally.fault(format!("a submit: {error}")),

@@ -63,7 +63,7 @@ pub struct Phase {
 }
 
 /// The day, in parts of six hundred.
-const DAY: [(&str, Weather, u32); 11] = [
+const DAY: [(&str, Weather, u64); 11] = [
     ("calm", Weather::Fine, 60),
     ("throttling", Weather::Throttling, TROUBLE),
     ("mended", Weather::Fine, 30),
@@ -76,8 +76,8 @@ const DAY: [(&str, Weather, u32); 11] = [
     ("full", Weather::Full, TROUBLE),
     ("recovery", Weather::Fine, 45),
 ];
-const TROUBLE: u32 = 75;
-const PARTS: u32 = 600;
+const TROUBLE: u64 = 75;
+const PARTS: u64 = 600;
 
 /// How many lines come out, about.
 const LINES: u64 = 60;
@@ -100,13 +100,13 @@ pub struct Plan {
 impl Plan {
     /// The day of `cli`, for a queue in `dir`.
     pub fn new(cli: &Cli, dir: &Path) -> Self {
-        let part = Duration::from_secs(cli.seconds) / PARTS;
+        let lasts = |parts| Duration::from_millis(cli.seconds * 1000 * parts / PARTS);
         let phases = DAY.map(|(name, weather, parts)| Phase {
             name,
             weather,
-            lasts: part * parts,
+            lasts: lasts(parts),
         });
-        let trouble = part * TROUBLE;
+        let trouble = lasts(TROUBLE);
         let mut config = Config::new(dir);
         // Full in the middle of each trouble, so that it is seen what comes then.
         let load = u64::from(cli.rate) * object::MEAN_BYTES;

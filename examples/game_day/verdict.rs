@@ -1,10 +1,12 @@
 //! What the queue promises of such a day, held against what was seen of it.
 
+use std::time::Duration;
+
 use s3_writeback::ShutdownReport;
 use serde::Serialize;
 
 use crate::audit::Found;
-use crate::plan::{Plan, Weather};
+use crate::plan::{Phase, Plan, Weather};
 use crate::timeline::{PhaseSeen, Seen, millis};
 
 /// A number, and what it must not be above.
@@ -34,10 +36,8 @@ impl Promise {
     }
 }
 
-/// Requests with new credentials, before the breaker opens: a read and a write.
-const REFRESHES: u64 = 2;
-/// Refusals in a row before what can be about one key is taken for more.
-const IN_A_ROW: u64 = 3;
+/// Requests with new credentials, before the breaker opens.
+const REFRESHES: u64 = 1;
 
 /// Each promise, kept or not.
 pub fn promises(
@@ -81,21 +81,16 @@ pub fn promises(
     ];
     let phases = seen.phases.iter().zip(&plan.phases);
     for (phase, planned) in phases.clone() {
-        let at_once = plan.at_once();
         match planned.weather {
             Weather::Fine | Weather::Throttling | Weather::Hang => {}
-            Weather::Credentials => promises.push(Promise::new(
-                "requests while credentials were wrong",
-                phase.requests,
-                at_once + REFRESHES + 1 + plan.probes(planned.lasts),
-                format!("{at_once} at one time, {REFRESHES} with new credentials, then a probe each {:?}", plan.config.probe_interval),
-            )),
-            Weather::Full => promises.push(Promise::new(
-                "PUTs while storage was full",
-                phase.puts,
-                at_once + IN_A_ROW + REFRESHES + 1 + plan.probes(planned.lasts),
-                format!("{at_once} at one time, {IN_A_ROW} in a row, {REFRESHES} with new credentials, then a probe each {:?}", plan.config.probe_interval),
-            )),
+            // Reads and writes have a probe each.
+            Weather::Credentials => promises.extend([
+                probes(plan, planned, "writes", phase.puts, 1),
+                probes(plan, planned, "reads", phase.requests - phase.puts, 1),
+            ]),
+            // What is refused to one key parks the others only when it is refused to several in a
+            // row, and what goes through meanwhile breaks the row.
+            Weather::Full => promises.push(probes(plan, planned, "writes", phase.puts, 2)),
             Weather::Outage => promises.push(outage(plan, phase, planned.lasts)),
         }
     }
@@ -110,8 +105,23 @@ pub fn promises(
     promises
 }
 
+/// What is in flight when it begins, as many `rounds` of it as it takes to see what is wrong, one
+/// request with new credentials, and from then on a probe an interval.
+fn probes(plan: &Plan, planned: &Phase, of: &str, sent: u64, rounds: u64) -> Promise {
+    let (first, probes) = (rounds * plan.at_once(), 1 + plan.probes(planned.lasts));
+    let every = plan.config.probe_interval;
+    Promise::new(
+        format!("{of} sent in: {}", planned.name),
+        sent,
+        first + REFRESHES + probes,
+        format!(
+            "{first} until it is seen, {REFRESHES} with new credentials, a probe each {every:?}"
+        ),
+    )
+}
+
 /// Each task may be tried once; trying again is paid for.
-fn outage(plan: &Plan, phase: &PhaseSeen, lasts: std::time::Duration) -> Promise {
+fn outage(plan: &Plan, phase: &PhaseSeen, lasts: Duration) -> Promise {
     let first = phase.tasks_at_start + phase.admitted;
     let retries = plan.retries(lasts, phase.uploaded);
     Promise::new(
