@@ -205,6 +205,7 @@ fn many_submitters(play: &mut Play) {
 fn back_off_holds_no_slot(play: &mut Play) {
     play.config.queue.retry_base = Duration::from_secs(300);
     play.config.queue.retry_cap = Duration::from_secs(300);
+    play.config.queue.op_deadline = Duration::from_secs(300);
     play.config.queue.prefix_share_percent = 100;
     play.life(End::Any, async |play| {
         let hand = play.open().await;
