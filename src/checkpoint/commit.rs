@@ -126,8 +126,13 @@ impl Checkpointer {
                 Err(error) => return Err(error),
             }
             let claimed = self.claimed.until(|epoch| (*epoch != 0).then_some(()));
-            if timeout_at(until, claimed).await.is_err() {
-                return Err(Error::Unclaimed);
+            tokio::select! {
+                biased;
+                claimed = timeout_at(until, claimed) => {
+                    claimed.map_err(|_| Error::Unclaimed)?;
+                }
+                // It will never be claimed.
+                error = parts.until_fenced() => return Err(error),
             }
         }
     }

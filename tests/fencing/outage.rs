@@ -228,3 +228,32 @@ async fn who_looks_for_garbage_on_a_full_disk_is_told_that_the_store_is_fenced()
     assert!(is_fenced(&error), "{error}");
     drop((writes, theirs));
 }
+
+/// Found by seed 7436 of the simulation: it waited for all of its deadline, ten minutes, for a claim
+/// that could not be made any more.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_claim_is_told_that_somebody_else_has_made_one() {
+    let rig = StoreRig::owner(8);
+    let (store, file) = founded(&rig, 1).await;
+    store.shutdown().await.unwrap();
+    drop((store, file));
+    let there = restored_elsewhere(&rig, 8).await;
+    let wire = Wire::to(&rig.remote);
+    wire.cut(true);
+    let store = open_by(&reborn(&rig, 9), &wire, |as_is| as_is).await;
+    let store = store.unwrap();
+    fill(&the_file(&store), 0, 2).await;
+    let asks = store.clone();
+    let made = spawn(async move { asks.checkpoint(CheckpointOptions::new()).await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!made.is_finished(), "it waits for S3");
+    let theirs = there.open_as(StoreBuilder::take_over).await;
+    let theirs = theirs.expect("takes over");
+    wire.cut(false);
+    fenced_after(&store).await;
+    let told = tokio::time::timeout(Duration::from_secs(1), made).await;
+    let error = told.expect("is told").unwrap().unwrap_err();
+    let told = matches!(error, Error::Fenced { .. } | Error::TakeOverNeeded { .. });
+    assert!(told, "{error:?}");
+    drop(theirs);
+}
