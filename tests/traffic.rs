@@ -1,6 +1,8 @@
 //! How much is sent while S3 throttles, refuses, fails or hangs, and what is said of it: scenarios
 //! B7, B8, B11, D11, E19.
 
+#[path = "support/logged.rs"]
+mod logged;
 mod support;
 
 use std::time::{Duration, SystemTime};
@@ -312,6 +314,35 @@ fn b11_a_burst_of_slow_downs_halves_the_window_and_it_climbs_back() {
             Health::Ok
         );
     });
+}
+
+/// What is expected is told now and then, with how often it was; and is no error.
+#[test]
+fn b11_back_off_that_is_expected_is_no_error_and_no_flood() {
+    for error in [
+        RemoteError::throttled("PutObject"),
+        RemoteError::transient("PutObject").with_message("500"),
+    ] {
+        let scenario = || {
+            paused(async {
+                let rig = Rig::new();
+                let queue = rig.open().await;
+                rig.remote
+                    .always(Some(Call::Put), None, Fault::Error(error.clone()));
+                submit_all(&queue, keys(50)).await;
+                tokio::time::sleep(10 * MINUTE).await;
+                rig.remote.heal();
+                drained(&queue).await;
+            });
+        };
+        let lines = logged::logged(tracing::Level::WARN, scenario);
+        let errors: Vec<_> = lines.iter().filter(|line| line.contains("ERROR")).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        let told = |line: &&String| line.contains("requests failed, and are tried again");
+        let told = lines.iter().filter(told).count();
+        assert!((10..=22).contains(&told), "{told} of {lines:#?}");
+        assert!(lines.len() <= told + 4, "{lines:#?}");
+    }
 }
 
 /// One task hangs: the others flow by, and what could run and does not is never old.
