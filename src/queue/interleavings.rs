@@ -82,7 +82,7 @@ impl Model {
     fn consumer(&self) -> future::JoinHandle<()> {
         let (queue, runs) = (Arc::clone(&self.queue), Arc::clone(&self.runs));
         future::spawn(async move {
-            while let Some(job) = queue.next(Slot::General).await {
+            while let Some((job, _)) = queue.next(Slot::General).await {
                 let Job::Task(job) = job else {
                     unreachable!("only uploads were submitted")
                 };
