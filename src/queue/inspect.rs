@@ -11,8 +11,7 @@ use crate::journal::{Recovered, RecoveredOwner};
 
 use super::charge::{Charge, note};
 use super::record::{
-    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, Quarantine, TaskRecord,
-    kind, slot,
+    self, AbortRecord, ActionRecord, Failed, Multipart, OutstandingRecord, TaskRecord, kind, slot,
 };
 use super::task::{Cause, KeyPolicy, Lane, TaskId, cut};
 
@@ -134,9 +133,10 @@ pub(crate) fn inspect(recovered: &Recovered) -> Inspected {
 
 fn task(owner: &RecoveredOwner, recovered: &Recovered) -> Option<InspectedTask> {
     let record = record::decode::<TaskRecord>(&owner.head)?;
-    let quarantined = note(owner, slot::QUARANTINE)
-        .and_then(|note| record::decode::<Quarantine>(&note.head))
-        .map(Quarantine::into_cause);
+    let quarantined =
+        note(owner, slot::QUARANTINE).and_then(|note| record::decode_quarantine(&note.head));
+    let (quarantined, parked) = quarantined.unzip();
+    let parked = parked.flatten().and_then(|parked| parked.last_error);
     let charge = Charge::of(owner, recovered.clean, quarantined.is_some());
     let failed = note(owner, slot::FAILED).and_then(|note| record::decode::<Failed>(&note.head));
     let upload =
@@ -171,7 +171,7 @@ fn task(owner: &RecoveredOwner, recovered: &Recovered) -> Option<InspectedTask> 
         suspect: charge.suspect,
         quarantined,
         attempts_failed: failed.as_ref().map_or(0, |failed| failed.attempts),
-        last_error: failed.map(|failed| cut(failed.error)),
+        last_error: parked.or_else(|| failed.map(|failed| cut(failed.error))),
         in_parts: upload.is_some(),
         upload_id: upload.and_then(|upload| upload.upload_id),
     })
