@@ -108,7 +108,8 @@ impl S3Remote {
         let mut result = once(way).await;
         let checksums = server.checksums_of(of);
         if let (Some(checksums), Err(first)) = (checksums, &result)
-            && checksums.now() == Adaptation::Untried
+            // Another request may have found out while this one was on its way.
+            && checksums.now() != Adaptation::AsS3
             && !way.withheld
             && refuses_checksums(first)
         {
@@ -129,7 +130,7 @@ impl S3Remote {
             }
         }
         if let (Some(tag), Err(first)) = (tag, &result)
-            && server.tags.now() == Adaptation::Untried
+            && server.tags.now() != Adaptation::AsS3
             && !way.bare
             && tag.0 != "*"
             && refuses_tag(first)
