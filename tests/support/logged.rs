@@ -1,18 +1,32 @@
-//! What a scenario writes into the log, as lines.
+//! What a scenario writes into the log.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 
 use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What is written on this thread, where somebody wants to know.
+    static EVENTS: RefCell<Option<(Level, Vec<String>)>> = const { RefCell::new(None) };
+}
 
-impl Write for Lines {
+/// One event, if it is wanted on this thread.
+struct Event {
+    level: Level,
+}
+
+impl Write for Event {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        EVENTS.with_borrow_mut(|events| {
+            if let Some((level, events)) = events
+                && self.level <= *level
+            {
+                events.push(String::from_utf8_lossy(bytes).into_owned());
+            }
+        });
         Ok(bytes.len())
     }
 
@@ -21,25 +35,40 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
+struct ToThread;
 
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+impl<'a> MakeWriter<'a> for ToThread {
+    type Writer = Event;
+
+    fn make_writer(&'a self) -> Event {
+        Event {
+            level: Level::TRACE,
+        }
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Event {
+        Event {
+            level: *meta.level(),
+        }
     }
 }
 
-/// Runs `scenario` on this thread; the lines that it logged at `level` or above.
+/// Runs `scenario` on this thread; the events that it logged there at `level` or above, of warnings
+/// and errors. (An event may have many lines.)
+///
+/// The subscriber is the process's, and not the thread's: whether anybody listens is remembered for
+/// each place in the code, and a test on another thread would answer for this one.
 pub fn logged(level: Level, scenario: impl FnOnce()) -> Vec<String> {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .without_time()
-        .with_max_level(level)
-        .with_writer(lines.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, scenario);
-    let bytes = lines.0.lock().unwrap().clone();
-    let text = String::from_utf8(bytes).unwrap();
-    text.lines().map(str::to_owned).collect()
+    static LISTENS: Once = Once::new();
+    LISTENS.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_max_level(Level::WARN)
+            .with_writer(ToThread)
+            .init();
+    });
+    EVENTS.set(Some((level, Vec::new())));
+    scenario();
+    EVENTS.take().map_or_else(Vec::new, |(_, events)| events)
 }
