@@ -46,6 +46,8 @@ impl May {
 pub(crate) struct Pass {
     pub slot: Slot,
     pub way: Way,
+    /// Bytes that it was taken for.
+    pub bytes: u64,
     /// It is the one that finds out whether the world is right again.
     pub probes: bool,
 }
@@ -54,8 +56,8 @@ pub(crate) struct Pass {
 pub(crate) trait Gate: Send + Sync + std::fmt::Debug {
     fn may(&self, slot: Slot, now: Instant) -> May;
 
-    /// A job is taken; only where [`may`](Self::may) said so.
-    fn took(&self, slot: Slot, way: Way, now: Instant) -> Pass;
+    /// A job of so many bytes is taken; only where [`may`](Self::may) said so.
+    fn took(&self, slot: Slot, way: Way, bytes: u64, now: Instant) -> Pass;
 
     /// Whether something that failed before may be tried again: if so, it is paid for.
     fn affords_retry(&self, now: Instant) -> bool;
@@ -76,10 +78,11 @@ impl Gate for Open {
         May::ALL
     }
 
-    fn took(&self, slot: Slot, way: Way, _: Instant) -> Pass {
+    fn took(&self, slot: Slot, way: Way, bytes: u64, _: Instant) -> Pass {
         Pass {
             slot,
             way,
+            bytes,
             probes: false,
         }
     }

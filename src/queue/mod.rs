@@ -256,6 +256,16 @@ impl Job {
             Self::Call(call) => call.way,
         }
     }
+
+    /// Bytes that it moves, as far as that is known before.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Task(task) => task.len,
+            Self::Load(load) => load.range.map_or(0, |(_, len)| len),
+            Self::Image(image) => image.body.len() as u64,
+            Self::Call(_) | Self::Abort(_) => 0,
+        }
+    }
 }
 
 impl Queue {
@@ -416,7 +426,7 @@ impl Queue {
             let due = state.next_due(slot, may, now, gate, self.config.workers);
             return (None, due.into_iter().chain(may.again).min());
         };
-        let pass = gate.took(slot, job.way(), now);
+        let pass = gate.took(slot, job.way(), job.bytes(), now);
         drop(state);
         self.wake_workers();
         (Some((job, pass)), None)

@@ -2,8 +2,9 @@
 //!
 //! Owns: what was sent and is not paid for yet; the buckets are the `governor` crate's (GCRA).
 //!
-//! Nobody waits with a request in hand: what is sent is paid for before the next thing is taken. So
-//! a second may see one job more than its share, and no more than that in the long run.
+//! Nobody waits with a request in hand: a job is charged when it is taken, and that is paid for
+//! before the next is taken. So a second may see one job more than its share, and no more than that
+//! in the long run. What a job sends beyond what it was charged for is charged as it is sent.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -39,6 +40,10 @@ struct Limit {
     /// The most that is paid for at once: a second's worth.
     most: NonZeroU32,
     owed: u64,
+    /// Charged and not sent yet.
+    ahead: u64,
+    /// What the jobs in hand were charged for: no more can be ahead.
+    in_hand: u64,
 }
 
 impl Limit {
@@ -50,7 +55,26 @@ impl Limit {
             started: now,
             most,
             owed: 0,
+            ahead: 0,
+            in_hand: 0,
         })
+    }
+
+    fn takes(&mut self, n: u64) {
+        self.owed += n;
+        self.ahead += n;
+        self.in_hand += n;
+    }
+
+    fn sends(&mut self, n: u64) {
+        let charged = n.min(self.ahead);
+        self.ahead -= charged;
+        self.owed += n - charged;
+    }
+
+    fn left(&mut self, n: u64) {
+        self.in_hand = self.in_hand.saturating_sub(n);
+        self.ahead = self.ahead.min(self.in_hand);
     }
 
     /// Pays what is owed; when it can be, if not now.
@@ -87,13 +111,27 @@ impl Pace {
         }
     }
 
+    /// A job of so many bytes is taken: a request, at least.
+    pub(super) fn takes(&mut self, bytes: u64) {
+        self.each(bytes, Limit::takes);
+    }
+
     /// A request is sent.
     pub(super) fn sends(&mut self, bytes: u64) {
-        if let Some(requests) = &mut self.requests {
-            requests.owed += 1;
+        self.each(bytes, Limit::sends);
+    }
+
+    /// A job that was taken is over.
+    pub(super) fn left(&mut self, bytes: u64) {
+        self.each(bytes, Limit::left);
+    }
+
+    fn each(&mut self, bytes: u64, does: fn(&mut Limit, u64)) {
+        if let Some(limit) = &mut self.requests {
+            does(limit, 1);
         }
         if let Some(limit) = &mut self.bytes {
-            limit.owed += bytes.div_ceil(UNIT);
+            does(limit, bytes.div_ceil(UNIT));
         }
     }
 
@@ -137,5 +175,33 @@ mod tests {
         let now = Instant::now();
         let both = in_a_minute(Pace::new(Some(100), Some(1 << 20), now), 64 << 10).await;
         assert!((960..=990).contains(&both), "{both}");
+    }
+
+    /// However many are taken before any of them is sent, and whatever they turn out to send.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_is_charged_once() {
+        let mut pace = Pace::new(Some(10), None, Instant::now());
+        for _ in 0..10 {
+            assert_eq!(pace.pay(), None);
+            pace.takes(0);
+        }
+        assert_eq!(
+            pace.pay(),
+            None,
+            "a second's worth, before anything is sent"
+        );
+        pace.takes(0);
+        assert!(pace.pay().is_some(), "and no more");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pace.pay(), None);
+        for _ in 0..11 {
+            pace.sends(0);
+            pace.left(0);
+        }
+        assert_eq!(pace.pay(), None, "was charged");
+        for _ in 0..11 {
+            pace.sends(0);
+        }
+        assert!(pace.pay().is_some(), "a retry within a job is charged too");
     }
 }

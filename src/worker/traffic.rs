@@ -177,6 +177,7 @@ impl Traffic {
         let state = &mut *self.state.lock();
         if pass.slot == Slot::General {
             state.window.left();
+            state.pace.left(pass.bytes);
         }
         if pass.probes {
             state.breaker.probed(pass.way, Instant::now());
@@ -312,14 +313,16 @@ impl Gate for Traffic {
         }
     }
 
-    fn took(&self, slot: Slot, way: Way, _: Instant) -> Pass {
+    fn took(&self, slot: Slot, way: Way, bytes: u64, _: Instant) -> Pass {
         let state = &mut *self.state.lock();
         if slot == Slot::General {
             state.window.took();
+            state.pace.takes(bytes);
         }
         Pass {
             slot,
             way,
+            bytes,
             probes: state.breaker.took(way),
         }
     }
