@@ -333,6 +333,10 @@ impl Queue {
     pub(crate) fn counts(&self) -> Counts {
         let state = self.lock();
         let [waiting, ready, running, delayed, quarantined] = state.table.counts();
+        let [oldest_ms, oldest_ready_ms] = state
+            .table
+            .oldest()
+            .map(|since| since.map_or(0, |since| millis(since.elapsed())));
         Counts {
             tasks: state.table.len(),
             waiting,
@@ -343,14 +347,8 @@ impl Queue {
             settling: state.settling.len(),
             loads: state.loads.len(),
             images: state.images.len(),
-            oldest_ms: state
-                .table
-                .oldest()
-                .map_or(0, |since| millis(since.elapsed())),
-            oldest_ready_ms: state
-                .table
-                .oldest_ready()
-                .map_or(0, |since| millis(since.elapsed())),
+            oldest_ms,
+            oldest_ready_ms,
             recovering: state
                 .table
                 .first_open()

@@ -297,19 +297,22 @@ impl Table {
         self.quarantined.keys().filter_map(|id| self.get(*id))
     }
 
-    /// Since when the oldest of those that could run has been here.
-    pub(crate) fn oldest_ready(&self) -> Option<Instant> {
-        let ready = self.tasks.iter().filter(|(_, task)| task.status.is_ready());
-        ready.map(|(_, task)| task.since).min()
-    }
-
-    /// Since when the oldest task that is not in quarantine has been here.
-    pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.tasks
-            .iter()
-            .filter(|(_, task)| !matches!(task.status, Status::Quarantined(_)))
-            .map(|(_, task)| task.since)
-            .min()
+    /// Since when the oldest task that is not in quarantine has been here, and the oldest of those
+    /// that could run.
+    pub(crate) fn oldest(&self) -> [Option<Instant>; 2] {
+        let mut oldest = [None; 2];
+        let earlier = |known: &mut Option<Instant>, since| {
+            *known = Some(known.map_or(since, |known| since.min(known)));
+        };
+        for task in self.iter() {
+            if !matches!(task.status, Status::Quarantined(_)) {
+                earlier(&mut oldest[0], task.since);
+            }
+            if task.status.is_ready() {
+                earlier(&mut oldest[1], task.since);
+            }
+        }
+        oldest
     }
 
     /// The last task submitted on a key, whatever its state.

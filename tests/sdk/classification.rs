@@ -245,7 +245,7 @@ async fn c11_an_error_text_of_5_mib_is_cut_at_a_character() {
         ("a\u{20ac}", 1024),
     ] {
         let text = one.repeat((5 << 20) / one.len());
-        let body = scripted::error_body("InvalidArgument").replace("scripted", &text);
+        let body = crate::scripted::error_body("InvalidArgument").replace("scripted", &text);
         let server = Scripted::start([Action::with(400, &[], body)]).await;
         let remote = remote_at(&server.endpoint(), true);
         let error = remote.put(put("x", None)).await.unwrap_err();
