@@ -8,6 +8,7 @@ pub mod fs;
 mod hook;
 pub mod proxy;
 pub mod remote;
+mod rules;
 pub mod server;
 pub mod weather;
 

@@ -5,9 +5,7 @@
 //! An exchange is one request and its answer. Rules are asked in the order they were added; the
 //! first that fits decides, and those after it are not asked (nor counted).
 //!
-//! Invariants:
-//! 1. Removing a rule ends every connection that it keeps waiting.
-//! 2. The plan is bounded: at most [`MAX_RULES`]; the oldest goes first.
+//! Removing a rule ends every connection that it keeps waiting.
 
 use std::sync::Arc;
 
@@ -15,9 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::http::RequestHead;
-
-/// How many rules a plan holds; one more removes the oldest.
-const MAX_RULES: usize = 1024;
+use crate::testing::rules::Rules;
 
 /// What happens to an exchange. The server is behind the proxy: "the server has answered" says
 /// that what was asked for was carried out, or refused, and that the client is not told.
@@ -118,41 +114,10 @@ impl WireRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WireRuleId(u64);
 
-#[derive(Debug)]
-struct Rule {
-    id: WireRuleId,
-    rule: WireRule,
-    applied: u64,
-    removed: CancellationToken,
-}
-
-impl Rule {
-    /// Counts one exchange that fits; whether the rule applies to it.
-    fn take(&mut self) -> bool {
-        if self.rule.skip > 0 {
-            self.rule.skip -= 1;
-            return false;
-        }
-        match &mut self.rule.times {
-            Some(0) => return false,
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        self.applied += 1;
-        true
-    }
-}
-
-#[derive(Debug, Default)]
-struct Rules {
-    next: u64,
-    list: Vec<Rule>,
-}
-
 /// The faults of one proxy; cloned, it is the same plan. Rules can come and go at any time.
 #[derive(Debug, Clone, Default)]
 pub struct WirePlan {
-    rules: Arc<Mutex<Rules>>,
+    rules: Arc<Mutex<Rules<WireRule>>>,
 }
 
 /// What the plan says about one exchange.
@@ -163,56 +128,33 @@ pub(super) struct Strike {
 }
 
 impl WirePlan {
-    /// Adds a rule behind the others.
+    /// Adds a rule behind the others; of more than [`MAX_RULES`](crate::testing::server::MAX_RULES) the oldest
+    /// goes.
     pub fn add(&self, rule: WireRule) -> WireRuleId {
-        let mut rules = self.rules.lock();
-        if rules.list.len() >= MAX_RULES {
-            rules.list.remove(0).removed.cancel();
-        }
-        rules.next += 1;
-        let id = WireRuleId(rules.next);
-        rules.list.push(Rule {
-            id,
-            rule,
-            applied: 0,
-            removed: CancellationToken::new(),
-        });
-        id
+        let (skip, times) = (rule.skip, rule.times);
+        WireRuleId(self.rules.lock().add(rule, skip, times))
     }
 
     /// Removes a rule and ends what it keeps waiting; whether it was there.
     pub fn remove(&self, id: WireRuleId) -> bool {
-        let mut rules = self.rules.lock();
-        let Some(at) = rules.list.iter().position(|rule| rule.id == id) else {
-            return false;
-        };
-        rules.list.remove(at).removed.cancel();
-        true
+        self.rules.lock().remove(id.0)
     }
 
     /// Removes all rules and ends everything they keep waiting.
     pub fn clear(&self) {
-        for rule in self.rules.lock().list.drain(..) {
-            rule.removed.cancel();
-        }
+        self.rules.lock().clear();
     }
 
     /// How many exchanges a rule was applied to; `None` where it was removed.
     #[must_use]
     pub fn applied(&self, id: WireRuleId) -> Option<u64> {
-        let rules = self.rules.lock();
-        let found = rules.list.iter().find(|rule| rule.id == id);
-        found.map(|rule| rule.applied)
+        self.rules.lock().applied(id.0)
     }
 
     /// What happens to this exchange. Counts.
     pub(super) fn decide(&self, head: &RequestHead, is_reused: bool) -> Option<Strike> {
         let mut rules = self.rules.lock();
-        let mut fitting = rules
-            .list
-            .iter_mut()
-            .filter(|rule| rule.rule.fits(head, is_reused));
-        let rule = fitting.find_map(|rule| rule.take().then_some(rule))?;
+        let rule = rules.apply(|rule| rule.fits(head, is_reused)).next()?;
         Some(Strike {
             fault: rule.rule.fault,
             removed: rule.removed.clone(),
@@ -224,6 +166,7 @@ impl WirePlan {
 mod tests {
     use super::super::http::request_head;
     use super::*;
+    use crate::testing::server::MAX_RULES;
 
     fn head(line: &str) -> RequestHead {
         request_head(format!("{line} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()).unwrap()
@@ -274,7 +217,6 @@ mod tests {
             plan.add(WireRule::new(WireFault::AnswerLost));
         }
         assert!(removed.is_cancelled());
-        assert_eq!(plan.rules.lock().list.len(), MAX_RULES);
         plan.clear();
         assert!(plan.decide(&head("GET /"), false).is_none());
     }

@@ -3,12 +3,11 @@
 //! Owns: rules, and which of them a request meets. Does not own: doing it (that is
 //! [`super::front`]).
 //!
-//! Rules are asked in the order they were added. Delays, and what a server does otherwise than S3, add up; the first
-//! matching rule of another kind decides, and the ones after it are not asked (nor counted).
+//! Rules are asked in the order they were added. Delays, and what a server does otherwise than S3,
+//! add up; the first matching rule of another kind decides, and the ones after it are not asked (nor
+//! counted).
 //!
-//! Invariants:
-//! 1. Removing a rule releases every request that it keeps waiting.
-//! 2. The plan is bounded: at most [`MAX_RULES`]; the oldest goes first.
+//! Removing a rule releases every request that it keeps waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +16,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::operation::{Operation, Target};
-
-/// How many rules a plan holds; one more removes the oldest.
-pub const MAX_RULES: usize = 4096;
+use crate::testing::rules::Rules;
 
 /// Which keys a rule is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -271,87 +268,33 @@ impl FaultRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RuleId(u64);
 
-#[derive(Debug)]
-struct Rule {
-    id: RuleId,
-    rule: FaultRule,
-    applied: u64,
-    removed: CancellationToken,
-}
-
-impl Rule {
-    /// Counts one matching request; whether the rule applies to it.
-    fn take(&mut self) -> bool {
-        if self.rule.skip > 0 {
-            self.rule.skip -= 1;
-            return false;
-        }
-        match &mut self.rule.times {
-            Some(0) => return false,
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        self.applied += 1;
-        true
-    }
-}
-
-#[derive(Debug, Default)]
-struct Rules {
-    next: u64,
-    list: Vec<Rule>,
-}
-
 /// The faults of one server; cloned, it is the same plan. Rules can come and go at any time.
 #[derive(Debug, Clone, Default)]
 pub struct FaultPlan {
-    rules: Arc<Mutex<Rules>>,
+    rules: Arc<Mutex<Rules<FaultRule>>>,
 }
 
 impl FaultPlan {
-    /// Adds a rule behind the others.
+    /// Adds a rule behind the others; of more than [`MAX_RULES`](super::MAX_RULES) the oldest goes.
     pub fn add(&self, rule: FaultRule) -> RuleId {
-        let mut rules = self.rules.lock();
-        if rules.list.len() >= MAX_RULES {
-            rules.list.remove(0).removed.cancel();
-        }
-        rules.next += 1;
-        let id = RuleId(rules.next);
-        rules.list.push(Rule {
-            id,
-            rule,
-            applied: 0,
-            removed: CancellationToken::new(),
-        });
-        id
+        let (skip, times) = (rule.skip, rule.times);
+        RuleId(self.rules.lock().add(rule, skip, times))
     }
 
     /// Removes a rule and releases what it keeps waiting; whether it was there.
     pub fn remove(&self, id: RuleId) -> bool {
-        let mut rules = self.rules.lock();
-        let Some(at) = rules.list.iter().position(|r| r.id == id) else {
-            return false;
-        };
-        rules.list.remove(at).removed.cancel();
-        true
+        self.rules.lock().remove(id.0)
     }
 
     /// Removes all rules and releases everything they keep waiting.
     pub fn clear(&self) {
-        for rule in self.rules.lock().list.drain(..) {
-            rule.removed.cancel();
-        }
+        self.rules.lock().clear();
     }
 
     /// How many requests a rule was applied to; `None` where it was removed.
     #[must_use]
     pub fn applied(&self, id: RuleId) -> Option<u64> {
-        self.rules
-            .lock()
-            .list
-            .iter()
-            .find(|r| r.id == id)
-            .map(|r| r.applied)
+        self.rules.lock().applied(id.0)
     }
 
     /// Hangs every request, before its effect.
@@ -367,10 +310,7 @@ impl FaultPlan {
     /// What happens to this request. Counts.
     pub(super) fn decide(&self, target: &Target) -> Decision {
         let mut decision = Decision::default();
-        for rule in &mut self.rules.lock().list {
-            if !rule.rule.matches(target) || !rule.take() {
-                continue;
-            }
+        for rule in self.rules.lock().apply(|rule| rule.matches(target)) {
             match &rule.rule.action {
                 Action::Delay(time) => decision.delays.push((*time, rule.removed.clone())),
                 Action::IgnoreConditions => decision.ignore_conditions = true,

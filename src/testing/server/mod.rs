@@ -59,8 +59,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use super::rules::MAX_RULES;
 pub use counters::{Counters, MAX_KEYS, MAX_LOG, SeenRequest, WaitError};
-pub use faults::{Action, FaultPlan, FaultRule, Gate, KeyMatch, MAX_RULES, RuleId, When};
+pub use faults::{Action, FaultPlan, FaultRule, Gate, KeyMatch, RuleId, When};
 pub use operation::Operation;
 pub use start::S3ServerBuilder;
 
