@@ -121,7 +121,8 @@ impl UploadQueue {
     /// [`Error::SourceMissing`], [`Error::Directory`], [`Error::ConditionsUnsupported`], [`Error::ForeignReceipt`], [`Error::DependencyFailed`],
     /// [`Error::ShuttingDown`], [`Error::JournalFailed`]: nothing was changed. By
     /// [`now`](Op::now): [`Error::QueueFull`], [`Error::QuarantineFull`], [`Error::DiskFull`] or
-    /// [`Error::Paused`]; by the other forms, these inside [`Error::TimedOut`].
+    /// [`Error::Paused`], and [`Error::WouldWait`] where there is room, and the body goes to the
+    /// disk first; by the other forms, these inside [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// Dropped before it is done, nothing was submitted and no room is taken.

@@ -29,6 +29,7 @@ use crate::mutant::{Mutant, is};
 use crate::part::epoch::Epochs;
 use crate::part::file::PartFile;
 use crate::part::header::Address;
+use crate::phase::Phase;
 
 use super::Checkpointer;
 use super::frame::Object;
@@ -196,6 +197,12 @@ impl Checkpointer {
     pub(crate) async fn collect(self: &Arc<Self>, until: Instant) -> Result<GcReport> {
         let _turn = self.gc_turn.lock().await;
         let parts = &self.parts;
+        let over = || Error::ShuttingDown {
+            phase: Phase::Stopping,
+        };
+        if self.requests.stop.is_cancelled() {
+            return Err(over());
+        }
         if let Some(error) = parts.fenced() {
             return Err(error.clone());
         }
@@ -204,6 +211,7 @@ impl Checkpointer {
         }
         let swept = tokio::select! {
             biased;
+            () = self.requests.stop.cancelled() => Err(over()),
             swept = self.sweep(until) => swept,
             // What it waits for may be a disk that is full.
             error = parts.until_fenced() => Err(error),

@@ -134,7 +134,7 @@ impl PartStore {
     /// [`Error::Unclaimed`], [`Error::Fenced`], [`Error::HeadChanged`] where another has claimed
     /// the prefix; [`Error::CheckpointUnknown`]; [`Error::Remote`], [`Error::ObjectDamaged`],
     /// [`Error::ObjectMissing`] where a checkpoint cannot be read: what it needs is not known, and
-    /// nothing is deleted.
+    /// nothing is deleted. [`Error::ShuttingDown`] once the store stops.
     ///
     /// # Cancel safety
     /// What was deleted was garbage.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3_writeback::PartStore;
 use s3_writeback::testing::fs;
 use s3_writeback::testing::remote::{Call, Fault};
+use s3_writeback::{Error, PartStore};
 use tokio::sync::Notify;
 
 use super::{FILE, Hung, threaded, until};
-use crate::support::{PART, PARTS_OF, StoreRig, fill, paused, read, spawn, uploaded};
+use crate::support::{PART, PARTS_OF, StoreRig, checkpoint, fill, paused, read, spawn, uploaded};
 
 fn owner() -> StoreRig {
     StoreRig::owner_with(16, |config| {
@@ -98,4 +98,29 @@ fn an_image_is_kept_when_the_next_one_could_not_be_put_on_record() {
             looked.expect_err("nobody knows what the disk names");
         });
     }
+}
+
+/// It said "Remote" of what was over, and one that S3 kept waiting outlived its store.
+#[test]
+fn a_look_for_garbage_ends_with_its_store() {
+    paused(async {
+        let rig = StoreRig::owner(32);
+        let store = rig.open().await;
+        let file = store.create(FILE, PARTS_OF).await.expect("creates");
+        fill(&file, 0, 1).await;
+        checkpoint(&store).await;
+        rig.remote.always(Some(Call::List), None, Fault::Hang);
+        let looks = store.clone();
+        let under_way = spawn(async move { looks.gc().await });
+        rig.remote
+            .wait_for(|remote| remote.count(Call::List, "") > 0)
+            .await;
+        store.shutdown().await.expect("ends");
+        let over = |error: &Error| matches!(error, Error::ShuttingDown { .. });
+        let error = under_way.await.expect("no panic").expect_err("S3 hangs");
+        assert!(over(&error), "{error:?}");
+        let asked = tokio::time::Instant::now();
+        let error = store.gc().await.expect_err("is over");
+        assert!(over(&error) && asked.elapsed().is_zero(), "{error:?}");
+    });
 }
