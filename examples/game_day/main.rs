@@ -23,14 +23,13 @@
 //! | `load`, `reader` | who submits, and who reads |
 //! | `timeline`, `memory` | what is seen, all the time and of each phase |
 //! | `audit`, `verdict` | what S3 has at the end, and which promises were kept |
-//! | `report`, `failure` | what is told; why a day could not be carried through |
+//! | `report` | what is told |
 #![allow(
     clippy::disallowed_methods,
     reason = "the bans are the library's: an engine brings its own tasks and threads"
 )]
 
 mod audit;
-mod failure;
 mod load;
 mod memory;
 mod object;
@@ -43,12 +42,15 @@ mod serve;
 mod timeline;
 mod verdict;
 
-use std::io::{self, IsTerminal as _, Write as _};
+#[path = "../common/cli.rs"]
+mod cli;
+#[path = "../common/failure.rs"]
+mod failure;
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use s3_writeback::UploadQueue;
-use tracing_subscriber::EnvFilter;
 
 use failure::Failure;
 use load::Load;
@@ -63,39 +65,16 @@ use timeline::Timeline;
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     // A stall and its picture are no news on such a day: `RUST_LOG=warn` tells them.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    let done = match &cli.serve {
+    cli::log("error");
+    cli::exit(match &cli.serve {
         Some(dir) => serve::serve(dir, cli.rate).await.map(|()| true),
         None => run(&cli).await.and_then(|report| tell(&cli, &report)),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    })
 }
 
 /// Prints the report; whether every promise was kept.
 fn tell(cli: &Cli, report: &Report) -> Result<bool, Failure> {
-    let mut text = report.text();
-    if cli.json {
-        let json = serde_json::to_string(report);
-        text.push_str(&json.map_err(|error| Failure::io("the report", error.into()))?);
-        text.push('\n');
-    }
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::io("standard output", error))?;
+    cli::print(report.text(), report, cli.json)?;
     Ok(report.is_good())
 }
 

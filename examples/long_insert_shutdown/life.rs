@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use s3_writeback::{PartStore, ShutdownReport, Snapshot, StoreSnapshot, UploadQueue};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -157,6 +158,28 @@ impl Life {
         }
     }
 
+    /// How it goes, for machines.
+    pub fn figures(&self, acks: &Arc<Acks>) -> impl Fn() -> Value + Send + Sync + use<> {
+        let (acks, queue) = (Arc::clone(acks), self.queue.clone());
+        let store = match &self.engine {
+            Running::Log(_) => None,
+            Running::Page(_, store) => Some(store.clone()),
+        };
+        move || {
+            let mut store = store.as_ref().map(|store| json!(store.snapshot()));
+            // It is told once, whoever has it.
+            if let Some(Value::Object(store)) = &mut store {
+                store.remove("queue");
+            }
+            json!({
+                "rows_acknowledged": acks.updates(),
+                "queue": queue.snapshot(),
+                "health": word(&json!(queue.health())),
+                "store": store,
+            })
+        }
+    }
+
     /// Waits until S3 has all that this directory owed.
     pub async fn catch_up(&mut self, within: Duration) -> Result<(), Failure> {
         if let Running::Log(engine) = &mut self.engine {
@@ -199,6 +222,12 @@ impl Life {
             shutdown,
         })
     }
+}
+
+/// Which of an enum's values it is, without what it says besides.
+fn word(value: &Value) -> Option<&str> {
+    let name = value.as_object().and_then(|fields| fields.keys().next());
+    value.as_str().or_else(|| name.map(String::as_str))
 }
 
 impl Running {

@@ -29,6 +29,7 @@
 //! | `writers`, `updaters`, `acks` | who inserts, who updates, and what was acknowledged |
 //! | `world`, `faults` | the S3, and what it does wrong |
 //! | `life` | from open to the end of shutdown, of either engine |
+//! | `metrics` | what the queue says of itself, for Prometheus |
 //! | `verify`, `audit`, `report` | the proof for the log, for pages, and what is told |
 //!
 //! To use the crate in an engine of your own, `shipper`, `heap` and `life` are the ones to read.
@@ -40,11 +41,11 @@
 mod acks;
 mod audit;
 mod engine;
-mod failure;
 mod faults;
 mod heap;
 mod life;
 mod log;
+mod metrics;
 mod options;
 mod page;
 mod progress;
@@ -56,7 +57,11 @@ mod verify;
 mod world;
 mod writers;
 
-use std::io::{self, IsTerminal as _, Write as _};
+#[path = "../common/cli.rs"]
+mod cli;
+#[path = "../common/failure.rs"]
+mod failure;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -64,12 +69,12 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use tokio::time::Instant;
-use tracing_subscriber::EnvFilter;
 
 use acks::{Acknowledged, Acks, Series};
 use failure::Failure;
 use faults::Weather;
 use life::{Ended, Life};
+use metrics::Exporter;
 use options::{Cli, EngineKind};
 use report::Report;
 use verify::Source;
@@ -83,35 +88,13 @@ async fn main() -> ExitCode {
             .error(clap::error::ErrorKind::ValueValidation, text)
             .exit();
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    match run(&cli).await.and_then(|report| tell(&cli, &report)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    cli::log("warn");
+    cli::exit(run(&cli).await.and_then(|report| tell(&cli, &report)))
 }
 
 /// Prints the report; whether the run was good.
 fn tell(cli: &Cli, report: &Report) -> Result<bool, Failure> {
-    let mut text = report.text();
-    if cli.json {
-        let json = serde_json::to_string(report);
-        text.push_str(&json.map_err(|error| Failure::io("the report", error.into()))?);
-        text.push('\n');
-    }
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::io("standard output", error))?;
+    cli::print(report.text(), report, cli.json)?;
     Ok(report.is_good())
 }
 
@@ -209,6 +192,10 @@ async fn insert(cli: &Cli, world: &World, dir: &Path) -> Result<First, Failure> 
         .as_ref()
         .map(|server| Weather::start(server.faults().clone(), cli.fault, cli.engine, inserting));
     let writers = life.writers(cli, &acks)?;
+    let _exporter = match cli.metrics {
+        Some(at) => Some(Exporter::start(at, life.figures(&acks)).await?),
+        None => None,
+    };
     let bar = progress::show(inserting, life.progress(&acks));
     // Whichever comes first: the end of the time, or somebody who starts the shutdown by hand.
     tokio::select! {

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,9 @@ pub struct Cli {
     /// Ends standard output with one line of JSON.
     #[arg(long)]
     pub json: bool,
+    /// Answers Prometheus at this address (as 127.0.0.1:9464) while rows are inserted.
+    #[arg(long)]
+    pub metrics: Option<SocketAddr>,
     /// Notes rows here as they are acknowledged, before their writer goes on: survives kill -9.
     #[arg(long)]
     pub ack_log: Option<PathBuf>,

@@ -2,10 +2,11 @@
 //! killed.
 //!
 //! It runs the compiled example `long_insert_shutdown`, which `cargo test` builds (and
-//! `cargo test --test programs harness` alone does not). `S3_WRITEBACK_KILLS` sets the number of kills
-//! (default 3), `S3_WRITEBACK_KILL_SEED` their moments.
+//! `cargo test --test programs harness` alone does not). `S3_WRITEBACK_KILLS` sets the number of
+//! kills (default 3), `S3_WRITEBACK_KILL_SEED` their moments.
 
 mod kills;
+mod metrics;
 mod pages;
 mod process;
 mod runs;

@@ -1,9 +1,10 @@
-//! What can go wrong in the harness itself, as one error.
+//! What can go wrong in an example itself, as one error.
+#![allow(dead_code, reason = "each example uses a part of it")]
 
 use std::io;
 
-/// Why a run could not be carried through. Lost rows are not a failure of the run: they are its
-/// result.
+/// Why a run could not be carried through. Lost rows and broken promises are not a failure of the
+/// run: they are its result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
@@ -12,7 +13,7 @@ pub enum Failure {
     S3(String),
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
-    #[error("a task of the harness ended badly: {0}")]
+    #[error("a task of the example ended badly: {0}")]
     Task(#[from] tokio::task::JoinError),
     #[error("{0}")]
     Usage(String),
