@@ -40,7 +40,7 @@ mod upload_queue;
 mod watched;
 mod worker;
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "simulated")]
 pub mod testing;
 
 pub use checkpoint::{

@@ -274,7 +274,7 @@ impl PartStore {
         )
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom_model), not(shuttle)))]
     pub(crate) fn parts(&self) -> Arc<Parts> {
         Arc::clone(&self.parts)
     }

@@ -174,7 +174,7 @@ impl Header {
     }
 
     /// Bytes that the directory and the pages take.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom_model), not(shuttle)))]
     fn bytes(&self) -> usize {
         let runs = self.far.iter().filter_map(OnceLock::get);
         let runs: usize = runs.map(|runs| size_of_val(&**runs)).sum();

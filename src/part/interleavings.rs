@@ -1,7 +1,7 @@
 //! The lock manager under a model checker: more lockers and parts, for longer, than every order
 //! of could be looked at (`models.rs`), in as many orders as there is time for.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --no-default-features --lib interleavings`, with
+//! `RUSTFLAGS="--cfg shuttle" cargo test --no-default-features --features simulated --lib interleavings`, with
 //! `S3_WRITEBACK_SCHEDULES` for another number than 3,000, shared out among the tests. A failing
 //! schedule prints itself, and how to replay it.
 

@@ -1,7 +1,7 @@
 //! The queue under a model checker: the real queue and journal, on a disk in memory, with every
 //! lock a point at which another thread may go on.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --no-default-features --lib interleavings`, with
+//! `RUSTFLAGS="--cfg shuttle" cargo test --no-default-features --features simulated --lib interleavings`, with
 //! `SHUTTLE_ROUNDS` for more schedules than the thousand of each. A failing schedule prints itself,
 //! and how to replay it.
 
