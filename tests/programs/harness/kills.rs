@@ -61,6 +61,15 @@ impl Moment {
         }
     }
 
+    /// For how many seconds rows are inserted, where nothing ends that before: a machine may be
+    /// slow.
+    fn inserts(self) -> &'static str {
+        match self {
+            Self::Shutdown | Self::Phase(_) => "2",
+            _ => "100",
+        }
+    }
+
     /// What the server has to do to make this moment last.
     fn prepare(self, server: &S3Server, engine: Engine) {
         let rule = match self {
@@ -125,8 +134,8 @@ const PAGE: &[&str] = &[
     "0.2",
 ];
 
-/// Starts the harness in `dir`.
-fn start(server: &S3Server, dir: &Path, engine: Engine, resume: bool) -> Child {
+/// Starts the harness in `dir`, to insert for this many seconds; `None`: to go on from there.
+fn start(server: &S3Server, dir: &Path, engine: Engine, inserts: Option<&str>) -> Child {
     let (work, acks) = (dir.join("work"), dir.join("acks"));
     let mut command = harness(&["--writers", "3", "--row-bytes", "200", "--commit-rows", "5"]);
     command
@@ -134,15 +143,7 @@ fn start(server: &S3Server, dir: &Path, engine: Engine, resume: bool) -> Child {
             Engine::Log => LOG,
             Engine::Page => PAGE,
         })
-        .args([
-            "--rate",
-            "1000000",
-            "--seconds",
-            "2",
-            "--shutdown-within",
-            "5",
-            "--json",
-        ])
+        .args(["--rate", "1000000", "--shutdown-within", "5", "--json"])
         .args(["--workers", &WORKERS.to_string(), "--bucket", BUCKET])
         .args(["--endpoint", &server.endpoint(), "--prefix", PREFIX])
         .arg("--dir")
@@ -150,9 +151,10 @@ fn start(server: &S3Server, dir: &Path, engine: Engine, resume: bool) -> Child {
         .arg("--ack-log")
         .arg(acks)
         .env("RUST_LOG", "s3_writeback=info");
-    if resume {
-        command.arg("--resume");
-    }
+    match inserts {
+        Some(seconds) => command.args(["--seconds", seconds]),
+        None => command.arg("--resume"),
+    };
     command.spawn().unwrap()
 }
 
@@ -219,7 +221,7 @@ async fn kill_again_and_again(engine: Engine) {
         let dir = tempfile::tempdir().unwrap();
         let server = server().await;
         moment.prepare(&server, engine);
-        let mut child = start(&server, dir.path(), engine, false);
+        let mut child = start(&server, dir.path(), engine, Some(moment.inserts()));
         if let Moment::Phase(wanted) = moment {
             phase(&mut child, wanted).await;
             // It may have been faster.
@@ -232,13 +234,13 @@ async fn kill_again_and_again(engine: Engine) {
         if again {
             // Recovery is killed too, at its first PUT, where it has one to make.
             let puts = server.counters().requests(Operation::PutObject);
-            let child = start(&server, dir.path(), engine, true);
+            let child = start(&server, dir.path(), engine, None);
             let ended = kill_at(&server, child, |c| c.requests(Operation::PutObject) > puts).await;
             if let Some(run) = ended {
                 run.good();
             }
         }
-        let run = Run::of(start(&server, dir.path(), engine, true)).await;
+        let run = Run::of(start(&server, dir.path(), engine, None)).await;
         assert_eq!(run.status, Some(0), "{what}: {run:#?}");
         let json = run.good();
         println!(
