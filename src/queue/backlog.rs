@@ -163,7 +163,14 @@ impl Backlog {
 
     /// Up to `most` of those that are still to come, in order.
     pub(super) fn next(&self, most: usize) -> Vec<TaskId> {
-        let rest = self.entries.get(self.first..).unwrap_or_default().iter();
+        self.next_from(TaskId(0), most)
+    }
+
+    /// The same from `from` on.
+    pub(super) fn next_from(&self, from: TaskId, most: usize) -> Vec<TaskId> {
+        let rest = self.entries.get(self.first..).unwrap_or_default();
+        let from = rest.partition_point(|entry| entry.id < from);
+        let rest = rest.get(from..).unwrap_or_default().iter();
         let rest = rest.filter(|entry| !entry.is_in).map(|entry| entry.id);
         rest.take(most).collect()
     }
@@ -180,14 +187,15 @@ impl Backlog {
         rest.map(|at| self.entries[*at as usize].id)
     }
 
-    /// What has to come in for `id` to be in the table: the earlier ones whose keys may be the
-    /// same, and itself.
-    pub(super) fn with_those_before(&self, id: TaskId) -> Vec<TaskId> {
+    /// What has to come in for `id` to be in the table, up to `most` of it: the earlier ones whose
+    /// keys may be the same, and itself.
+    pub(super) fn with_those_before(&self, id: TaskId, most: usize) -> Vec<TaskId> {
         let Some(at) = self.place(id) else {
             return Vec::new();
         };
         let on_key = self.on_key(self.entries[at].hash);
-        on_key.take_while(|other| *other <= id).collect()
+        let ours = on_key.take_while(|other| *other <= id);
+        ours.take(most).collect()
     }
 
     /// Takes one out, with its room and the cell that somebody has already; `None` where it is

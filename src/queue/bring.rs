@@ -11,7 +11,7 @@
 //! 3. A record that cannot be read stays to come: it is tried again, all that looks at the queue
 //!    names it, it fails drains, and what is on its key waits behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +23,7 @@ use crate::journal::{Journal, RecoveredOwner};
 
 use super::backlog::{Backlog, MAX_UNREAD, hash_of};
 use super::receipt::Receipt;
+use super::record::{self, TaskRecord};
 use super::task::{TaskId, cut};
 use super::{Queue, State};
 
@@ -134,7 +135,7 @@ impl Queue {
             let ours = after
                 .iter()
                 .filter(|r| r.journal() == self.journal.journal_id());
-            let wanted = ours.flat_map(|receipt| backlog.with_those_before(receipt.task()));
+            let wanted = ours.flat_map(|receipt| backlog.with_those_before(receipt.task(), BATCH));
             let wanted: BTreeSet<TaskId> = wanted.collect();
             wanted.into_iter().take(BATCH).collect()
         })
@@ -143,11 +144,7 @@ impl Queue {
 
     /// Brings in one task, where it is still to come. Blocks on the disk then.
     pub(super) fn bring_task(&self, id: TaskId) -> Result<()> {
-        self.bring_now(|backlog| {
-            let mut ids = backlog.with_those_before(id);
-            ids.truncate(BATCH);
-            ids
-        })
+        self.bring_now(|backlog| backlog.with_those_before(id, BATCH))
     }
 
     /// Brings in those before `id` whose keys may be `key`. Blocks on the disk.
@@ -159,18 +156,22 @@ impl Queue {
         })
     }
 
-    /// Brings in all that can be read. Blocks on the disk.
-    pub(super) fn bring_all(&self) {
-        let mut tried = BTreeSet::new();
+    /// Reads all of the backlog, and leaves it where it is: for who lists it. Blocks on the disk.
+    pub(super) fn read_all(&self) -> BTreeMap<TaskId, TaskRecord> {
+        let mut records = BTreeMap::new();
+        let mut from = TaskId(0);
         loop {
-            let mut ids = self.lock().backlog.next(BATCH + tried.len());
-            ids.retain(|id| !tried.contains(id));
-            if ids.is_empty() {
-                return;
+            let ids = self.lock().backlog.next_from(from, BATCH);
+            let Some(last) = ids.last() else {
+                return records;
+            };
+            from = TaskId(last.0 + 1);
+            for (id, owner) in read(&self.journal, ids) {
+                let record = owner.map(|owner| record::decode::<TaskRecord>(&owner.head));
+                if let Ok(Some(record)) = record {
+                    records.insert(id, record);
+                }
             }
-            self.take_in(read(&self.journal, ids.clone()));
-            let state = self.lock();
-            tried.extend(ids.into_iter().filter(|id| state.backlog.contains(*id)));
         }
     }
 

@@ -16,7 +16,8 @@ use crate::watched::Watched;
 
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
-use super::receipt::{Receipt, Settlement};
+use super::receipt::{Cell, Receipt, Settlement};
+use super::record::{ActionRecord, TaskRecord};
 use super::table::Status;
 use super::task::{Action, Lane, TaskId, cut};
 use super::{Queue, Totals};
@@ -125,7 +126,7 @@ impl Queue {
 
     /// All that is owed, in order of submission.
     pub(crate) fn pending(&self) -> Vec<PendingTask> {
-        self.bring_all();
+        let mut records = self.read_all();
         let state = &mut *self.lock();
         let mut pending: Vec<_> = state
             .table
@@ -144,20 +145,43 @@ impl Queue {
             .collect();
         for id in state.backlog.next(usize::MAX) {
             let cell = state.backlog.cell(id);
-            pending.push(PendingTask {
-                receipt: self.receipt(id, &Arc::from(""), &cell),
-                key: String::new(),
-                tag: String::new(),
-                lane: Lane::Background,
-                len: 0,
-                deletes: false,
-                state: "unread",
-                failures: 0,
-                last_error: state.backlog.why_unread(id).map(str::to_owned),
-            });
+            let why = state.backlog.why_unread(id).map(str::to_owned);
+            pending.push(self.to_come(id, &cell, records.remove(&id), why));
         }
         pending.sort_unstable_by_key(|task| task.receipt.task);
         pending
+    }
+
+    /// A task of the backlog as it is listed; without its record nothing is known of it.
+    fn to_come(
+        &self,
+        id: TaskId,
+        cell: &Arc<Cell>,
+        record: Option<TaskRecord>,
+        why: Option<String>,
+    ) -> PendingTask {
+        let state = match record {
+            Some(_) => Status::Waiting.name(),
+            None => "unread",
+        };
+        let (key, tag, lane, len, deletes) = record.map_or_else(
+            || (String::new(), String::new(), Lane::Background, 0, false),
+            |record| {
+                let deletes = record.action == ActionRecord::Delete;
+                (record.key, record.tag, record.lane, record.len, deletes)
+            },
+        );
+        PendingTask {
+            receipt: self.receipt(id, &Arc::from(key.as_str()), cell),
+            key,
+            tag,
+            lane,
+            len,
+            deletes,
+            state,
+            failures: 0,
+            last_error: why,
+        }
     }
 
     /// Takes back a task that is not in flight.

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use crate::lives::{End, Lives};
 use crate::support::{Rig, assert_empty, paused, settled, spawn, submit};
+use s3_writeback::io::Io;
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::fs::{Call as FsCall, EIO, Fault as FsFault};
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
-    Cause, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, Settlement, TaskId, UploadQueue,
+    Cause, Error, KeyPolicy, Lane, Options, PauseWhat, Receipt, RunOn, Settlement, TaskId,
+    UploadQueue,
 };
+use tokio::runtime::Handle;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -221,6 +224,30 @@ fn c3_what_is_after_a_task_in_the_backlog_shares_its_fate() {
     }
 }
 
+/// Taken back before its turn: what is after it would wait for nothing, or run all the same.
+#[test]
+fn c3_what_is_after_a_task_that_is_taken_back_is_not_forgotten() {
+    let lives = Lives::of(Rig::with(small_window));
+    let first = left_by(&lives, End::Kill, async |queue| {
+        for n in 0..20 {
+            put(queue, &format!("a{n}"), "old", Options::default()).await;
+        }
+        let first = put(queue, "first", "f", Options::default()).await;
+        put(queue, "second", "s", after(&first)).await;
+        first.task()
+    });
+    lives.live(End::Clean, async |queue| {
+        queue.pause(PauseWhat::Uploads);
+        queue.cancel(first).unwrap();
+        queue.resume(PauseWhat::Uploads);
+        while queue.snapshot().tasks.tasks > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(queue.quarantined()[0].cause, Cause::Dependency(first));
+    });
+    assert_eq!(lives.rig.remote.object("second"), None);
+}
+
 /// A task in quarantine that is after one in the backlog too: replayed, it waits for that one.
 #[test]
 fn c3_a_replay_does_not_forget_what_is_still_to_come() {
@@ -258,7 +285,8 @@ fn c3_all_of_the_backlog_is_listed_with_receipts() {
         let pending = queue.pending();
         let listed: Vec<TaskId> = pending.iter().map(|task| task.receipt.task()).collect();
         assert_eq!(listed[..30], left[..]);
-        assert_eq!(pending[17].key, "k17");
+        assert_eq!((&pending[17].key[..], pending[17].len), ("k17", 3));
+        assert!(queue.snapshot().tasks.backlog > 20, "it stays where it is");
         for task in pending {
             assert!(settled(&task.receipt).await.is_in_s3());
         }
@@ -327,6 +355,25 @@ fn c3_a_shutdown_waits_for_the_backlog() {
         assert_eq!((report.deferred, report.sealed), (0, true));
     });
     assert_eq!(lives.rig.remote.keys().len(), 31);
+}
+
+/// The same where the table is empty while the next are being read.
+#[test]
+fn c3_a_shutdown_waits_for_what_is_being_read() {
+    for seed in 0..5 {
+        let (lives, _) = with_tasks(30);
+        let rig = &lives.rig;
+        paused(async {
+            let slow = Io::slow(seed, Duration::from_millis(50));
+            let builder = UploadQueue::builder(rig.config.clone(), Arc::new(rig.remote.clone()))
+                .run_on(RunOn::Handle(Handle::current()))
+                .file_system(Arc::new(rig.fs.clone()), slow);
+            let queue = builder.open().await.unwrap();
+            let report = queue.shutdown().within(HOUR).await.unwrap();
+            assert_eq!((report.deferred, report.sealed), (0, true));
+        });
+        assert_eq!(rig.remote.keys().len(), 31);
+    }
 }
 
 /// All that came in first is refused, or backs off: the rest has its turn all the same.
@@ -398,6 +445,29 @@ fn c3_lane_checkpoint_does_not_wait_for_the_backlog() {
     let order = puts(&lives);
     let at = order.iter().position(|key| key == "urgent").unwrap();
     assert!(at < 5, "{order:?}");
+}
+
+/// Made at open, and yet behind what its key has in the backlog.
+#[test]
+fn c3_what_is_made_at_open_comes_after_what_its_key_has() {
+    let lives = Lives::of(Rig::with(small_window));
+    left_by(&lives, End::Kill, async |queue| {
+        for n in 0..20 {
+            put(queue, &format!("k{n}"), "old", Options::default()).await;
+        }
+        for body in ["1", "2"] {
+            put(queue, "r", body, rewritable(false)).await;
+        }
+        let urgent = Options {
+            lane: Some(Lane::Checkpoint),
+            ..rewritable(false)
+        };
+        put(queue, "r", "3", urgent).await;
+    });
+    lives.live(End::Clean, async |queue| {
+        queue.drain().within(HOUR).await.unwrap();
+    });
+    assert_eq!(lives.rig.remote.object("r").unwrap(), "3");
 }
 
 /// A record that goes bad after the open: it is named, it fails drains, its key waits, the rest

@@ -105,7 +105,7 @@ fn of_one_key_none_comes_before_an_earlier_one() {
     assert!(backlog.take(TaskId(50), EACH).is_none());
     assert!(backlog.take(TaskId(30), EACH).is_none());
     assert_eq!(ids(backlog.on_key(7)), [20, 30, 50]);
-    assert_eq!(ids(backlog.with_those_before(TaskId(30))), [20, 30]);
+    assert_eq!(ids(backlog.with_those_before(TaskId(30), 9)), [20, 30]);
     assert!(ids(backlog.on_key(6)).is_empty());
     assert!(backlog.take(TaskId(20), EACH).is_some());
     assert_eq!(ids(backlog.on_key(7)), [30, 50]);
@@ -113,7 +113,7 @@ fn of_one_key_none_comes_before_an_earlier_one() {
     assert!(backlog.take(TaskId(30), EACH).is_some());
     assert!(backlog.take(TaskId(50), EACH).is_some());
     assert_eq!(ids(backlog.next(9)), [10, 40]);
-    assert!(ids(backlog.with_those_before(TaskId(50))).is_empty());
+    assert!(ids(backlog.with_those_before(TaskId(50), 9)).is_empty());
 }
 
 #[test]
