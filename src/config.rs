@@ -174,6 +174,11 @@ pub struct Config {
     /// A task that was in flight at this many crashes is quarantined. Default 3; 1 to 100.
     #[serde(default = "defaults::crash_limit")]
     pub crash_limit: u32,
+    /// Tasks of an earlier life that are brought in at a time, at open and whenever half of them are
+    /// through: the rest take some 64 bytes each until their turn, and are read back then. Default
+    /// 4,096; 1 to 1,000,000.
+    #[serde(default = "defaults::recovery_window")]
+    pub recovery_window: usize,
     /// Tasks that may be in quarantine before nothing new is admitted: what fails after that still
     /// goes there, and nothing in it is ever deleted to make room. Default 1,000; 1 to 10,000,000.
     #[serde(default = "defaults::max_quarantined_tasks")]
@@ -245,6 +250,7 @@ mod defaults {
         behind_after: Duration = Duration::from_secs(60);
         signature_lifetime: Duration = Duration::from_secs(20 * 60);
         crash_limit: u32 = 3;
+        recovery_window: usize = 4096;
         max_quarantined_tasks: u64 = 1000;
         max_quarantined_bytes: u64 = 1024 * MIB;
         stall_after: Duration = Duration::from_secs(30);
@@ -295,6 +301,7 @@ impl Config {
             behind_after: d::behind_after(),
             signature_lifetime: d::signature_lifetime(),
             crash_limit: d::crash_limit(),
+            recovery_window: d::recovery_window(),
             max_quarantined_tasks: d::max_quarantined_tasks(),
             max_quarantined_bytes: d::max_quarantined_bytes(),
             quarantine_expires: None,
@@ -373,6 +380,7 @@ impl Config {
             number("max_bytes_per_second", most, 1024, 1 << 40);
         }
         number("crash_limit", u64::from(self.crash_limit), 1, 100);
+        number("recovery_window", self.recovery_window as u64, 1, 1_000_000);
         number(
             "max_quarantined_tasks",
             self.max_quarantined_tasks,

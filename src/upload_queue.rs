@@ -243,7 +243,8 @@ impl UploadQueue {
     }
 
     /// All that is owed, in order of submission, with receipts. After a restart: what this does
-    /// not list is settled.
+    /// not list is settled. What an earlier life left and has not come in yet
+    /// ([`recovery_window`](Config::recovery_window)) is read for it, on this thread.
     #[must_use]
     pub fn pending(&self) -> Vec<PendingTask> {
         self.inner.queue.pending()
@@ -305,10 +306,12 @@ impl UploadQueue {
     }
 
     /// Takes back a task that is not in flight. An earlier attempt whose reply was lost may have
-    /// put its object there all the same.
+    /// put its object there all the same. One that an earlier life left and that has not come in
+    /// yet is read for it, on this thread.
     ///
     /// # Errors
-    /// [`Error::NoSuchTask`]; [`Error::WrongState`] where it is in flight;
+    /// [`Error::NoSuchTask`]; [`Error::WrongState`] where it is in flight; [`Error::Directory`]
+    /// where it cannot be read;
     /// [`Error::ShuttingDown`] after the end and [`Error::JournalFailed`], for nothing would
     /// remember it.
     pub fn cancel(&self, task: TaskId) -> Result<()> {

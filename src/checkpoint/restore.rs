@@ -290,7 +290,8 @@ impl Target {
             fetched_bytes: 0,
         };
         let (fs, io, options) = (Arc::clone(&self.fs), self.io.clone(), self.options.clone());
-        let opened = self.io.run(move || Journal::open(fs, io, options)).await;
+        let open = move || Journal::open_lean(fs, io, options, &|_, _| 0);
+        let opened = self.io.run(open).await;
         let opened = opened.map_err(|error| Error::directory(&self.dir, &error))?;
         let (journal, _) = opened?;
         run(journal.clone());

@@ -1,7 +1,8 @@
 //! Which owners are live, and where their records lie.
 //!
-//! Owns: a few words for every live owner, and the table of segments with how much of each is
-//! live. Does not own: heads and payloads; they stay on disk.
+//! Owns: where the records of every live owner lie, and the table of segments with how much of
+//! each is live. Does not own: how owners are kept by the million (`owners.rs`), or heads and
+//! payloads; they stay on disk (`stored.rs` reads them).
 //!
 //! Invariants:
 //!
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use super::frame::{Header, PayloadAt, What};
 use super::fs::FsFile;
+use super::owners::{Owner, Owners};
 use super::record::{Effect, Location};
 
 /// Where a frame lies.
@@ -26,42 +28,12 @@ pub(super) struct Place {
     pub len: u32,
 }
 
+/// The latest note of one slot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NotePlace {
     pub slot: u8,
     pub location: Location,
     pub place: Place,
-}
-
-/// One live owner.
-#[derive(Debug)]
-pub(super) struct Owner {
-    pub begin: Place,
-    pub head_len: u32,
-    pub payload: PayloadAt,
-    /// Boxed: most owners have none, and there are a million of them.
-    #[allow(clippy::box_collection)]
-    notes: Option<Box<Vec<NotePlace>>>,
-}
-
-impl Owner {
-    pub(super) fn new(begin: Place, head_len: u32, payload: PayloadAt) -> Self {
-        Self {
-            begin,
-            head_len,
-            payload,
-            notes: None,
-        }
-    }
-
-    /// Whether its bytes live in a file of their own.
-    pub(super) fn is_file(&self) -> bool {
-        matches!(self.payload, PayloadAt::File(_))
-    }
-
-    pub(super) fn notes(&self) -> &[NotePlace] {
-        self.notes.as_deref().map_or(&[], Vec::as_slice)
-    }
 }
 
 /// One segment.
@@ -83,15 +55,52 @@ pub(super) struct Segment {
     pub poisoned: bool,
 }
 
+/// Notes by owner: most owners have none.
+pub(super) type Notes = HashMap<Location, Vec<NotePlace>>;
+
+/// Puts a note in its slot, if none there is later. Returns `None` then, and otherwise what was
+/// there.
+pub(super) fn put_note(notes: &mut Vec<NotePlace>, new: NotePlace) -> Option<Option<Place>> {
+    match notes.iter_mut().find(|note| note.slot == new.slot) {
+        Some(note) if note.location > new.location => None,
+        Some(note) => Some(Some(std::mem::replace(note, new).place)),
+        None => {
+            notes.push(new);
+            Some(None)
+        }
+    }
+}
+
 /// Live owners and segments.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    owners: HashMap<Location, Owner>,
+    owners: Owners,
+    /// Of live owners only.
+    notes: Notes,
     pub segments: BTreeMap<u64, Segment>,
     live: u64,
 }
 
 impl Index {
+    /// What a scan found.
+    pub(super) fn new(owners: Owners, notes: Notes, segments: BTreeMap<u64, Segment>) -> Self {
+        let mut index = Self {
+            segments,
+            ..Self::default()
+        };
+        for (_, owner) in owners.range(0) {
+            index.add(owner.begin);
+        }
+        for note in notes.values().flatten() {
+            index.add(note.place);
+        }
+        Self {
+            owners,
+            notes,
+            ..index
+        }
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.owners.len() as u64
     }
@@ -105,8 +114,17 @@ impl Index {
         self.segments.values().map(|segment| segment.records).sum()
     }
 
-    pub(super) fn owner(&self, location: Location) -> Option<&Owner> {
-        self.owners.get(&location)
+    pub(super) fn owner(&self, location: Location) -> Option<Owner> {
+        self.owners.get(location)
+    }
+
+    pub(super) fn notes(&self, owner: Location) -> &[NotePlace] {
+        self.notes.get(&owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// Live owners from `from` on, in order.
+    pub(super) fn owners_from(&self, from: Location) -> impl Iterator<Item = (Location, Owner)> {
+        self.owners.range(from)
     }
 
     pub(super) fn oldest(&self) -> Option<&Segment> {
@@ -127,30 +145,16 @@ impl Index {
         }
     }
 
-    /// Puts an owner in, with its notes: from recovery.
-    pub(super) fn insert(&mut self, location: Location, owner: Owner, notes: Vec<NotePlace>) {
-        self.add(owner.begin);
-        for note in &notes {
-            self.add(note.place);
-        }
-        let notes = (!notes.is_empty()).then(|| Box::new(notes));
-        if let Some(old) = self.owners.insert(location, Owner { notes, ..owner }) {
-            self.remove(old.begin);
-            let places: Vec<Place> = old.notes().iter().map(|note| note.place).collect();
-            for place in places {
-                self.remove(place);
-            }
-        }
-    }
-
     /// Whether the frame at `place` is what the index points to.
     pub(super) fn is_live(&self, header: &Header, place: Place) -> bool {
-        let Some(owner) = self.owners.get(&header.owner()) else {
-            return false;
-        };
         match header.what {
-            What::Effect(Effect::Begin) => owner.begin == place,
-            What::Effect(Effect::Note { .. }) => owner.notes().iter().any(|n| n.place == place),
+            What::Effect(Effect::Begin) => {
+                let owner = self.owners.get(header.location);
+                owner.is_some_and(|owner| owner.begin == place)
+            }
+            What::Effect(Effect::Note { owner, .. }) => {
+                self.notes(owner).iter().any(|note| note.place == place)
+            }
             What::Effect(Effect::End { .. }) | What::Mark => false,
         }
     }
@@ -161,43 +165,36 @@ impl Index {
         match header.what {
             What::Mark => None,
             What::Effect(Effect::Begin) => {
-                if let Some(owner) = self.owners.get_mut(&header.location) {
-                    // A copy, or the same record again after a failed fdatasync.
-                    let old = std::mem::replace(&mut owner.begin, place);
-                    self.remove(old);
-                } else {
-                    let owner = Owner::new(place, header.head_len, header.payload);
-                    self.owners.insert(header.location, owner);
+                // Known: a copy, or the same record again after a failed fdatasync.
+                match self.owners.replace(header.location, place) {
+                    Some(old) => self.remove(old),
+                    None => {
+                        let owner = Owner::new(header, place);
+                        self.owners.insert(header.location, &owner);
+                    }
                 }
                 self.add(place);
                 None
             }
             What::Effect(Effect::Note { owner, slot }) => {
-                let entry = self.owners.get_mut(&owner)?;
-                let notes = entry.notes.get_or_insert_default();
+                if !self.owners.contains(owner) {
+                    return None;
+                }
                 let new = NotePlace {
                     slot,
                     location: header.location,
                     place,
                 };
-                let old = match notes.iter_mut().find(|note| note.slot == slot) {
-                    Some(note) if note.location > header.location => return None,
-                    Some(note) => Some(std::mem::replace(note, new).place),
-                    None => {
-                        notes.push(new);
-                        None
-                    }
-                };
-                if let Some(old) = old {
+                if let Some(old) = put_note(self.notes.entry(owner).or_default(), new)? {
                     self.remove(old);
                 }
                 self.add(place);
                 None
             }
             What::Effect(Effect::End { owner }) => {
-                let old = self.owners.remove(&owner)?;
+                let old = self.owners.remove(owner)?;
                 self.remove(old.begin);
-                for note in old.notes() {
+                for note in self.notes.remove(&owner).unwrap_or_default() {
                     self.remove(note.place);
                 }
                 match old.payload {

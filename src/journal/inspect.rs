@@ -48,7 +48,8 @@ pub struct Inspection {
 pub fn inspect(fs: &dyn Fs, dir: &Path) -> Result<Inspection, JournalError> {
     let layout = Layout::new(dir);
     let known = identity::read(fs, &layout)?;
-    let mut scan = recovery::scan(fs, &layout)?;
+    let mut scan = recovery::scan(fs, &layout, &|_, _| 0)?;
+    scan.recovered.owners = scan.index.read_all(&layout)?;
     let lock = fs.stat(&layout.lock).ok();
     scan.recovered.moved = match (known, lock) {
         (Some(known), Some(lock)) => known != Identity::new(known.journal, &lock),

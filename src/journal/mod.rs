@@ -31,6 +31,7 @@ mod index;
 mod inspect;
 mod open;
 mod options;
+mod owners;
 mod payload;
 mod reclaim;
 mod record;
@@ -40,6 +41,7 @@ mod segment;
 mod settle;
 mod shared;
 mod stage;
+mod stored;
 mod tries;
 mod watch;
 
@@ -63,9 +65,10 @@ pub use inspect::{Inspection, SegmentInfo, inspect};
 pub use options::{JournalOptions, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, OnDamage};
 pub use payload::PayloadHandle;
 pub use record::{Append, CommitSink, Effect, Location, Payload};
-pub use recovery::{Damage, Recovered, RecoveredNote, RecoveredOwner};
+pub use recovery::{Damage, Label, Recovered, RecoveredNote, RecoveredOwner};
 use shared::{Body, Record, Shared, State};
 pub use stage::{StageSource, StagedPayload};
+pub use stored::OwnerEntry;
 pub use watch::WaitDurable;
 use watch::Waits;
 
@@ -118,8 +121,9 @@ pub struct JournalStatus {
 impl Journal {
     /// Opens the directory, making it where it is missing, and recovers what is live.
     ///
-    /// Blocks on the disk: call it through [`Io`]. A full disk does not fail it. Reading takes
-    /// memory by the number of live owners and the bytes of their heads.
+    /// Blocks on the disk: call it through [`Io`]. A full disk does not fail it. What it returns
+    /// takes memory by the number of live owners and the bytes of their heads;
+    /// [`open_lean`](Self::open_lean) does not.
     ///
     /// # Errors
     /// [`JournalError::Locked`] where the directory is open already, here or in another process;
@@ -131,8 +135,44 @@ impl Journal {
         io: Io,
         options: JournalOptions,
     ) -> Result<(Self, Recovered), JournalError> {
-        let (shared, recovered) = open::open(fs, io, options)?;
+        let (journal, mut recovered) = Self::open_lean(fs, io, options, &|_, _| 0)?;
+        let shared = &journal.shared;
+        recovered.owners = shared.index.lock().read_all(&shared.layout)?;
+        Ok((journal, recovered))
+    }
+
+    /// The same without the owners: they are read as they are wanted
+    /// ([`owners`](Self::owners), [`owner`](Self::owner)). So it takes some 32 bytes for each of
+    /// them, and as much again for each note. `label` is asked about each begin that is read.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_lean(
+        fs: Arc<dyn Fs>,
+        io: Io,
+        options: JournalOptions,
+        label: &Label,
+    ) -> Result<(Self, Recovered), JournalError> {
+        let (shared, recovered) = open::open(fs, io, options, label)?;
         Ok((Self { shared }, recovered))
+    }
+
+    /// Up to `most` live owners from `from` on, in order of location; those only whose begin is
+    /// durable.
+    #[must_use]
+    pub fn owners(&self, from: Location, most: usize) -> Vec<OwnerEntry> {
+        self.shared.index.lock().entries(from, most)
+    }
+
+    /// Reads a live owner's head and notes back; `None` where it is not live. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; [`JournalError::Corrupt`] where its record is not any more what was
+    /// written.
+    pub fn owner(&self, location: Location) -> Result<Option<RecoveredOwner>, JournalError> {
+        let layout = &self.shared.layout;
+        let stored = self.shared.index.lock().stored(layout, location);
+        stored.map(|stored| stored.read()).transpose()
     }
 
     /// Opens in a row, before this one, in which the process died: between taking the lock and
@@ -505,6 +545,12 @@ impl Journal {
     pub fn retry_space(&self) {
         self.shared.inbox.lock().poke = true;
         self.shared.wake.wake();
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.shared.layout.dir
     }
 
     /// The journal's random id: a copy of the directory has the same.

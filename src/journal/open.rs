@@ -33,7 +33,7 @@ use super::identity::{self, Identity};
 use super::options::{JournalOptions, OnDamage};
 use super::reclaim::{Gone, copy_record};
 use super::record::Location;
-use super::recovery::{self, Damage, Recovered, Scan, TailFrame};
+use super::recovery::{self, Damage, Label, Recovered, Scan, TailFrame};
 use super::segment::{At, Layout, Reader};
 use super::shared::{Inbox, Record, Shared, State, rng};
 use super::tries::Tries;
@@ -60,6 +60,7 @@ pub(super) fn open(
     fs: Arc<dyn Fs>,
     io: Io,
     options: JournalOptions,
+    label: &Label,
 ) -> Result<(Arc<Shared>, Recovered), JournalError> {
     let options = options.checked()?;
     let layout = Layout::new(&options.dir);
@@ -71,7 +72,7 @@ pub(super) fn open(
         .stat(&layout.lock)
         .map_err(|error| JournalError::io("stat of", &layout.lock, error))?;
     let known = identity::read(&*fs, &layout)?;
-    let scan = recovery::scan(&*fs, &layout)?;
+    let scan = recovery::scan(&*fs, &layout, label)?;
     crate::crash_point::crash_point("open.scanned");
     if options.on_damage == OnDamage::Refuse && !scan.recovered.damage.is_empty() {
         return Err(JournalError::Damaged(scan.recovered.damage));
@@ -119,15 +120,10 @@ pub(super) fn open(
     let spares = keep_spares(&*fs, &layout, &options, &index)?;
 
     let segments: u64 = index.segments.values().map(|segment| segment.bytes).sum();
-    let payloads: u64 = recovered
-        .owners
-        .iter()
-        .filter(|owner| {
-            index
-                .owner(owner.location)
-                .is_some_and(super::index::Owner::is_file)
-        })
-        .filter_map(|owner| owner.payload)
+    let payloads: u64 = index
+        .owners_from(0)
+        .filter(|(_, owner)| owner.is_file())
+        .filter_map(|(_, owner)| owner.payload.len())
         .sum();
     let disk = segments + payloads + spares.len() as u64 * options.segment_bytes;
     let clean = recovered.clean;
@@ -519,7 +515,7 @@ fn remove_unnamed(shared: &Shared, damaged: bool) -> io::Result<()> {
                 .index
                 .lock()
                 .owner(location)
-                .is_some_and(super::index::Owner::is_file)
+                .is_some_and(|owner| owner.is_file())
         });
         if named {
             continue;

@@ -4,7 +4,8 @@
 //! own: what open then writes (`open.rs`).
 //!
 //! Reading is one pass over the segments, oldest first, after a look at the first frame of each;
-//! memory is bounded by the number of live owners and the bytes of their heads.
+//! memory is bounded by the number of live owners, a few words each: their heads and payloads stay
+//! on the disk (`stored.rs` reads them back).
 //!
 //! Invariants:
 //!
@@ -16,7 +17,7 @@
 //! 3. A read that fails is an error of the open, not damage: nothing is given up because a disk
 //!    did not answer.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,9 +25,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::JournalError;
-use super::frame::{Header, KIND_CLEAN, KIND_START, Mark, PayloadAt, SegmentEnd, Start, What};
+use super::frame::{Header, KIND_CLEAN, KIND_START, Mark, SegmentEnd, Start, What};
 use super::fs::{Fs, FsFile, OpenMode};
-use super::index::{Index, NotePlace, Owner, Place, Segment};
+use super::index::{Index, NotePlace, Notes, Place, Segment, put_note};
+use super::owners::{Owner, Owners};
 use super::record::{Effect, Location};
 use super::segment::{At, Layout, Named, Reader, SEGMENT_HEADER_BYTES, SegmentHeader, read_header};
 
@@ -78,7 +80,8 @@ pub struct RecoveredNote {
 /// What open found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// Live owners, by location.
+    /// Live owners, by location. (None of them where they are asked for one by one:
+    /// [`Journal::open_lean`](super::Journal::open_lean).)
     pub owners: Vec<RecoveredOwner>,
     /// Damage, in the order of the log: new, or in a segment that is still there.
     pub damage: Vec<Damage>,
@@ -137,28 +140,16 @@ struct Found {
 /// A segment whose header cannot be read, and what is lost with it.
 type Unreadable = (PathBuf, Damage);
 
-struct LiveNote {
-    slot: u8,
-    kind: u8,
-    location: Location,
-    head: Box<[u8]>,
-    place: Place,
-}
-
-struct Live {
-    kind: u8,
-    head: Box<[u8]>,
-    payload: PayloadAt,
-    begin: Place,
-    notes: Vec<LiveNote>,
-}
+/// What a caller wants to know of an owner without reading it again: made of the kind and head of
+/// the record that begins it, while that passes by.
+pub type Label = dyn Fn(u8, &[u8]) -> u32 + Send + Sync;
 
 /// What the frames read so far add up to.
-#[derive(Default)]
-struct State {
-    owners: HashMap<Location, Live>,
-    /// Notes met before the record that begins their owner: a copy of it lies further on.
-    early: HashMap<Location, Vec<LiveNote>>,
+struct State<'a> {
+    label: &'a Label,
+    owners: Owners,
+    /// Also of owners whose begin has not been met: a copy of it lies further on.
+    notes: Notes,
     tail: VecDeque<TailFrame>,
     mark: Mark,
     highest: Location,
@@ -166,7 +157,7 @@ struct State {
     clean: bool,
 }
 
-impl State {
+impl State<'_> {
     fn apply(&mut self, header: &Header, body: &[u8], place: Place) {
         self.highest = self.highest.max(header.location);
         self.mark = self.mark.max(header.mark);
@@ -184,46 +175,28 @@ impl State {
             header: *header,
             place,
         });
-        let head = || Box::<[u8]>::from(&body[..header.head_len as usize]);
         match effect {
             Effect::Begin => {
-                let known = self.owners.get_mut(&header.location);
-                if let Some(live) = known {
-                    live.begin = place;
-                } else {
-                    let notes = self.early.remove(&header.location).unwrap_or_default();
-                    let payload = header.payload;
-                    let live = Live {
-                        kind: header.kind,
-                        head: head(),
-                        payload,
-                        begin: place,
-                        notes,
+                if self.owners.replace(header.location, place).is_none() {
+                    let head = &body[..header.head_len as usize];
+                    let owner = Owner {
+                        label: (self.label)(header.kind, head),
+                        ..Owner::new(header, place)
                     };
-                    self.owners.insert(header.location, live);
+                    self.owners.insert(header.location, &owner);
                 }
             }
             Effect::Note { owner, slot } => {
-                let notes = match self.owners.get_mut(&owner) {
-                    Some(live) => &mut live.notes,
-                    None => self.early.entry(owner).or_default(),
-                };
-                let note = LiveNote {
+                let note = NotePlace {
                     slot,
-                    kind: header.kind,
                     location: header.location,
-                    head: head(),
                     place,
                 };
-                match notes.iter_mut().find(|note| note.slot == slot) {
-                    Some(old) if old.location > header.location => {}
-                    Some(old) => *old = note,
-                    None => notes.push(note),
-                }
+                put_note(self.notes.entry(owner).or_default(), note);
             }
             Effect::End { owner } => {
-                self.owners.remove(&owner);
-                self.early.remove(&owner);
+                self.owners.remove(owner);
+                self.notes.remove(&owner);
             }
         }
     }
@@ -428,7 +401,7 @@ pub(super) fn classify(here: Mark, mark: Mark, next: Option<u64>, stated: Option
 fn scan_segment(
     segment: &Found,
     ends: &Ends,
-    state: &mut State,
+    state: &mut State<'_>,
     damage: &mut Vec<Damage>,
 ) -> Result<Segment, JournalError> {
     let failed = |error| JournalError::io("reading", &segment.path, error);
@@ -521,7 +494,7 @@ fn scan_segment(
 }
 
 /// Reads the log. Changes nothing.
-pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
+pub(super) fn scan(fs: &dyn Fs, layout: &Layout, label: &Label) -> Result<Scan, JournalError> {
     let numbers = list(fs, layout)?;
     let Files {
         mut found,
@@ -552,11 +525,17 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         .filter(|number| *number < ends.oldest || stale(number))
         .collect();
     let mut state = State {
+        label,
+        owners: Owners::default(),
+        notes: Notes::default(),
+        tail: VecDeque::new(),
         mark: Mark::default(),
-        ..State::default()
+        highest: 0,
+        records: 0,
+        clean: false,
     };
     let mut damage = Vec::new();
-    let mut index = Index::default();
+    let mut segments = BTreeMap::new();
     let mut with_records = HashSet::new();
     for segment in &found {
         let records = state.records;
@@ -564,7 +543,7 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         if state.records > records {
             with_records.insert(scanned.number);
         }
-        index.segments.insert(scanned.number, scanned);
+        segments.insert(scanned.number, scanned);
     }
     let mark = state.mark.max(ends.mark);
     let mut unreadable = Vec::new();
@@ -573,8 +552,7 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         damage.push(lost);
     }
 
-    let before_mark = index
-        .segments
+    let before_mark = segments
         .range(..mark.segment)
         .next_back()
         .and_then(|(number, _)| ends.stated.get(number).copied());
@@ -589,14 +567,10 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         } else {
             UNSEEN_LOCATIONS
         };
-    let orphan_notes = if damage.is_empty() {
-        0
-    } else {
-        orphans(&state, &mut damage)
-    };
+    let orphan_notes = orphans(&mut state, &mut damage);
     let tail = dedupe(std::mem::take(&mut state.tail));
     let recovered = Recovered {
-        owners: into_owners(std::mem::take(&mut state.owners), &mut index),
+        owners: Vec::new(),
         damage,
         clean: state.clean,
         next_location,
@@ -604,6 +578,7 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
         moved: false,
         orphan_notes,
     };
+    let index = Index::new(state.owners, state.notes, segments);
     Ok(Scan {
         index,
         recovered,
@@ -618,18 +593,29 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout) -> Result<Scan, JournalError> {
     })
 }
 
-/// Notes whose owner is missing name what the damage took.
-fn orphans(state: &State, damage: &mut [Damage]) -> u64 {
-    let mut lost: Vec<Location> = state.early.keys().copied().collect();
+/// Notes whose owner is missing go, and name what the damage took.
+fn orphans(state: &mut State<'_>, damage: &mut [Damage]) -> u64 {
+    let mut lost: Vec<Location> = Vec::new();
+    let mut count = 0;
+    let owners = &state.owners;
+    state.notes.retain(|owner, notes| {
+        let known = owners.contains(*owner);
+        if !known {
+            lost.push(*owner);
+            count += notes.len() as u64;
+        }
+        known
+    });
+    let Some(first) = damage.first_mut() else {
+        return 0;
+    };
     lost.sort_unstable();
-    if let Some(first) = damage.first_mut() {
-        for location in lost {
-            if !first.missing.contains(&location) {
-                first.missing.push(location);
-            }
+    for location in lost {
+        if !first.missing.contains(&location) {
+            first.missing.push(location);
         }
     }
-    state.early.values().map(|notes| notes.len() as u64).sum()
+    count
 }
 
 /// Of a record that lies in the tail twice (an open that did not get through had copied it), the
@@ -644,40 +630,6 @@ fn dedupe(tail: VecDeque<TailFrame>) -> Vec<TailFrame> {
         .filter(|(at, frame)| last.get(&frame.header.location) == Some(at))
         .map(|(_, frame)| frame)
         .collect()
-}
-
-fn into_owners(live: HashMap<Location, Live>, index: &mut Index) -> Vec<RecoveredOwner> {
-    let mut owners = Vec::with_capacity(live.len());
-    for (location, mut live) in live {
-        // Lengths were bounded when the record was written.
-        let owner = Owner::new(live.begin, live.head.len() as u32, live.payload);
-        live.notes.sort_unstable_by_key(|note| note.slot);
-        let places = live
-            .notes
-            .iter()
-            .map(|note| NotePlace {
-                slot: note.slot,
-                location: note.location,
-                place: note.place,
-            })
-            .collect();
-        index.insert(location, owner, places);
-        let notes = live.notes.into_iter().map(|note| RecoveredNote {
-            slot: note.slot,
-            kind: note.kind,
-            location: note.location,
-            head: Bytes::from(note.head),
-        });
-        owners.push(RecoveredOwner {
-            location,
-            kind: live.kind,
-            head: Bytes::from(live.head),
-            payload: live.payload.len(),
-            notes: notes.collect(),
-        });
-    }
-    owners.sort_unstable_by_key(|owner| owner.location);
-    owners
 }
 
 /// Reads the raw bytes of a damaged place, as far as the file has them.

@@ -42,7 +42,7 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    const fn plus(self, other: Self) -> Self {
+    pub(crate) const fn plus(self, other: Self) -> Self {
         Self {
             tasks: self.tasks.saturating_add(other.tasks),
             bytes: self.bytes.saturating_add(other.bytes),
@@ -172,6 +172,16 @@ impl Permit {
                 memory,
                 ..Need::default()
             },
+        }
+    }
+
+    /// Takes a part of the room out of it.
+    pub(crate) fn split(&mut self, need: Need) -> Self {
+        self.need = self.need.minus(need);
+        Self {
+            admission: Arc::clone(&self.admission),
+            pool: self.pool,
+            need,
         }
     }
 

@@ -16,7 +16,8 @@ use crate::watched::Watched;
 
 use super::admission::{Asker, Need, Pool};
 use super::load::{Load, LoadCell};
-use super::receipt::{Receipt, Settlement};
+use super::receipt::{Cell, Receipt, Settlement};
+use super::record::{ActionRecord, TaskRecord};
 use super::table::Status;
 use super::task::{Action, Lane, TaskId, cut};
 use super::{Queue, Totals};
@@ -45,7 +46,9 @@ pub struct PendingTask {
     pub len: u64,
     /// Whether it deletes its key.
     pub deletes: bool,
-    /// What it is doing: `waiting`, `ready`, `running`, `in back-off` or `quarantined`.
+    /// What it is doing: `waiting`, `ready`, `running`, `in back-off` or `quarantined`; `unread`
+    /// where an earlier life left it and the disk does not give its record back: then nothing else
+    /// is known of it, and that is tried again.
     pub state: &'static str,
     /// Attempts that failed in a row since open.
     pub failures: u32,
@@ -123,7 +126,8 @@ impl Queue {
 
     /// All that is owed, in order of submission.
     pub(crate) fn pending(&self) -> Vec<PendingTask> {
-        let state = self.lock();
+        let mut records = self.read_all();
+        let state = &mut *self.lock();
         let mut pending: Vec<_> = state
             .table
             .iter()
@@ -139,8 +143,45 @@ impl Queue {
                 last_error: task.last_error.clone(),
             })
             .collect();
+        for id in state.backlog.next(usize::MAX) {
+            let cell = state.backlog.cell(id);
+            let why = state.backlog.why_unread(id).map(str::to_owned);
+            pending.push(self.to_come(id, &cell, records.remove(&id), why));
+        }
         pending.sort_unstable_by_key(|task| task.receipt.task);
         pending
+    }
+
+    /// A task of the backlog as it is listed; without its record nothing is known of it.
+    fn to_come(
+        &self,
+        id: TaskId,
+        cell: &Arc<Cell>,
+        record: Option<TaskRecord>,
+        why: Option<String>,
+    ) -> PendingTask {
+        let state = match record {
+            Some(_) => Status::Waiting.name(),
+            None => "unread",
+        };
+        let (key, tag, lane, len, deletes) = record.map_or_else(
+            || (String::new(), String::new(), Lane::Background, 0, false),
+            |record| {
+                let deletes = record.action == ActionRecord::Delete;
+                (record.key, record.tag, record.lane, record.len, deletes)
+            },
+        );
+        PendingTask {
+            receipt: self.receipt(id, &Arc::from(key.as_str()), cell),
+            key,
+            tag,
+            lane,
+            len,
+            deletes,
+            state,
+            failures: 0,
+            last_error: why,
+        }
     }
 
     /// Takes back a task that is not in flight.
@@ -168,7 +209,7 @@ impl Queue {
                 return Err(missed);
             }
             let upto = state.last_id;
-            if state.table.first_open().is_none_or(|open| open > upto) {
+            if state.first_open().is_none_or(|open| open > upto) {
                 return Ok(());
             }
             if let Some(task) = state.table.quarantined().find(|task| task.cover <= upto) {
@@ -180,6 +221,9 @@ impl Queue {
                     key: task.key.to_string(),
                     settlement: Box::new(Settlement::Quarantined(cause.clone())),
                 });
+            }
+            if let Some((task, why)) = state.backlog.unread().next() {
+                return Err(self.not_read(task, why));
             }
             if state.paused_uploads {
                 return Err(Error::Paused("uploads"));
@@ -216,6 +260,7 @@ impl Queue {
         range: Option<(u64, u64)>,
     ) -> Result<Bytes> {
         crate::remote::validate::key(&self.prefix, &key)?;
+        self.bring_for(&key, &[]).await?;
         let mut looks = 0;
         loop {
             looks += 1;
@@ -333,13 +378,14 @@ impl Queue {
     pub(crate) fn counts(&self) -> Counts {
         let state = self.lock();
         let [waiting, ready, running, delayed, quarantined] = state.table.counts();
-        let [oldest_ms, oldest_ready_ms] = state
-            .table
-            .oldest()
-            .map(|since| since.map_or(0, |since| millis(since.elapsed())));
+        let backlog = state.backlog.len();
+        let [oldest, oldest_ready] = state.table.oldest();
+        let oldest = oldest.or((backlog > 0).then_some(state.recovered_at));
+        let age = |since: Option<Instant>| since.map_or(0, |since| millis(since.elapsed()));
         Counts {
-            tasks: state.table.len(),
-            waiting,
+            tasks: state.table.len() + backlog,
+            waiting: waiting + backlog,
+            backlog,
             ready,
             running,
             delayed,
@@ -347,10 +393,9 @@ impl Queue {
             settling: state.settling.len(),
             loads: state.loads.len(),
             images: state.images.len(),
-            oldest_ms,
-            oldest_ready_ms,
+            oldest_ms: age(oldest),
+            oldest_ready_ms: age(oldest_ready),
             recovering: state
-                .table
                 .first_open()
                 .is_some_and(|open| open <= state.recovered),
             paused_uploads: state.paused_uploads,
@@ -385,6 +430,15 @@ impl Queue {
                 task.id, task.key, task.failures
             ));
         }
+        if !state.backlog.is_empty() {
+            notable.push(format!(
+                "{} tasks of an earlier life have not come in yet",
+                state.backlog.len()
+            ));
+        }
+        for (id, why) in state.backlog.unread().take(most) {
+            notable.push(format!("task {id} cannot be read back: {why}"));
+        }
         notable
     }
 
@@ -408,6 +462,13 @@ impl Queue {
                 })
             })
             .collect();
+        failing.extend(state.backlog.unread().map(|(task, why)| Failing {
+            task,
+            key: String::new(),
+            quarantined: false,
+            failures: 0,
+            cause: cut(format!("its record cannot be read back: {why}")),
+        }));
         failing.sort_unstable_by_key(|task| task.task);
         failing.truncate(most);
         failing
@@ -419,7 +480,7 @@ impl Queue {
         let [waiting, ready, running, delayed, _] = state.table.counts();
         let stuck_by_choice = state.is_held();
         !stuck_by_choice
-            && (waiting + ready + running + delayed > 0
+            && (waiting + ready + running + delayed + state.backlog.len() > 0
                 || state.loads.len() > 0
                 || state.images.len() > 0
                 || !state.settling.is_empty())
@@ -438,6 +499,8 @@ pub struct Counts {
     pub tasks: usize,
     /// Not yet durable, behind another on their key, or after one that is not in S3.
     pub waiting: usize,
+    /// Of those: left by an earlier life, and not read back yet.
+    pub backlog: usize,
     /// Could run now.
     pub ready: usize,
     /// In flight.

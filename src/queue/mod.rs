@@ -16,6 +16,7 @@
 //! | `load.rs`, `image.rs`, `call.rs`, `abort.rs`, `line.rs` | what runs beside tasks |
 //! | `control.rs`, `quarantine.rs` | what operators do |
 //! | `recover.rs`, `record.rs` | what survives |
+//! | `backlog.rs`, `bring.rs` | what of it is not in the table yet, and how it comes in |
 //! | `interleavings.rs` | all of it under a model checker |
 //!
 //! Lock order: the table's mutex, then the journal's or the admission's; none of them is held
@@ -23,7 +24,9 @@
 
 mod abort;
 pub(crate) mod admission;
+pub(crate) mod backlog;
 pub(crate) mod body;
+mod bring;
 mod call;
 mod charge;
 mod control;
@@ -68,6 +71,7 @@ use crate::time::WallClock;
 
 pub(crate) use abort::Abort;
 use admission::{Admission, Need};
+use backlog::Backlog;
 use body::Source;
 pub(crate) use call::Call;
 use drain::Drains;
@@ -107,6 +111,10 @@ pub(crate) struct Queue {
     work_checkpoint: Notify,
     /// Something ended, or stopped being able to move.
     dry: Notify,
+    /// The same, for who brings the backlog in.
+    room: Notify,
+    /// There is a backlog.
+    feeding: AtomicBool,
     gate: OnceLock<Arc<dyn Gate>>,
     stopped: AtomicBool,
     pub(crate) totals: Totals,
@@ -115,6 +123,7 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct State {
     table: Table,
+    backlog: Backlog,
     loads: Line<Load>,
     images: Line<Image>,
     calls: VecDeque<Call>,
@@ -133,6 +142,8 @@ struct State {
     last_id: TaskId,
     /// The last that an earlier life left.
     recovered: TaskId,
+    /// When that was.
+    recovered_at: Instant,
     paused_uploads: bool,
     /// The process died in this many opens in a row, and nobody has resumed uploads since.
     crash_loop: Option<u32>,
@@ -183,6 +194,12 @@ impl Drop for Locked<'_> {
 }
 
 impl State {
+    /// The lowest cover that is not in S3.
+    fn first_open(&self) -> Option<TaskId> {
+        let (here, to_come) = (self.table.first_open(), self.backlog.first());
+        here.into_iter().chain(to_come).min()
+    }
+
     /// Nothing is sent for now.
     fn is_held(&self) -> bool {
         self.paused_uploads || self.moved || self.unclaimed
@@ -283,6 +300,7 @@ impl Queue {
         Arc::new(Self {
             state: Mutex::new(State {
                 table: Table::new(share).with_receipts(config.max_receipts),
+                backlog: Backlog::default(),
                 loads: Line::default(),
                 images: Line::default(),
                 calls: VecDeque::new(),
@@ -295,6 +313,7 @@ impl Queue {
                 adopted: BTreeMap::new(),
                 last_id: TaskId(0),
                 recovered: TaskId(0),
+                recovered_at: Instant::now(),
                 paused_uploads: false,
                 crash_loop: None,
                 moved,
@@ -336,6 +355,8 @@ impl Queue {
             work_load: Notify::new(),
             work_checkpoint: Notify::new(),
             dry: Notify::new(),
+            room: Notify::new(),
+            feeding: AtomicBool::new(false),
             gate: OnceLock::new(),
             stopped: AtomicBool::new(false),
             totals: Totals::default(),
@@ -457,6 +478,7 @@ impl Queue {
         self.work.notify_waiters();
         self.work_load.notify_waiters();
         self.work_checkpoint.notify_waiters();
+        self.room.notify_waiters();
     }
 
     /// Asks the journal again whether the disk has room, and the like: called now and then.
@@ -491,7 +513,8 @@ impl Queue {
                 let aborting = !paused
                     && (state.aborts.running() > 0
                         || state.aborts.has(|abort| abort.failures == 0));
-                let moving = state.table.can_move(deadline, paused, disk_full);
+                let moving = state.table.can_move(deadline, paused, disk_full)
+                    || (!paused && self.is_coming(&state));
                 if !settling && !aborting && !moving {
                     return;
                 }

@@ -167,6 +167,7 @@ impl Queue {
     }
 
     pub(crate) fn quarantined_task(&self, id: TaskId) -> Result<QuarantinedTask> {
+        self.bring_task(id)?;
         let state = self.lock();
         let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
         task.to_quarantined().ok_or_else(|| not_quarantined(task))
@@ -225,7 +226,9 @@ impl Queue {
         self.journal
             .append(Append::note(kind::NOTE, id.0, slot::HISTORY, past))?;
         crate::crash_point::crash_point("quarantine.replayed");
-        let Some((cell, place)) = state.table.replay(id, permit, Instant::now()) else {
+        let State { table, backlog, .. } = &mut *state;
+        let owed = |task| backlog.contains(task);
+        let Some((cell, place)) = table.replay(id, permit, Instant::now(), owed) else {
             return Err(Error::NoSuchTask(id));
         };
         if let Some(task) = state.table.get_mut(id) {
@@ -275,6 +278,7 @@ impl Queue {
 
     /// Writes the body of a task that is in quarantine to a file of its own.
     pub(crate) async fn export(self: Arc<Self>, id: TaskId, path: PathBuf) -> Result<Exported> {
+        self.bring_task(id)?;
         let (source, checksum) = {
             let state = self.lock();
             let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;

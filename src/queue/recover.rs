@@ -9,13 +9,16 @@
 //!    persisted task at every boot, and crashed on it, for ever.)
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use crate::journal::{Append, Recovered, RecoveredOwner};
+use crate::error::Result;
+use crate::journal::{Append, Location, RecoveredOwner};
 
 use super::abort::Abort;
-use super::admission::Need;
+use super::admission::{Need, Permit};
+use super::backlog::Backlog;
 use super::charge::{Charge, note};
 use super::quarantine::PastQuarantine;
 use super::receipt::Cell;
@@ -25,7 +28,10 @@ use super::record::{
 };
 use super::table::{Status, Task};
 use super::task::{Action, Cause, TaskId, cut};
-use super::{Queue, Totals};
+use super::{Queue, State, Totals};
+
+/// Owners that are looked at in one go.
+const OWNERS: usize = 4096;
 
 /// A request of an earlier life that may still happen.
 #[derive(Debug)]
@@ -43,6 +49,9 @@ struct Known {
     sent: bool,
     parked: Parked,
     history: Vec<PastQuarantine>,
+    permit: Permit,
+    /// Where its end is told, where somebody has asked for that already.
+    cell: Option<Arc<Cell>>,
 }
 
 /// What recovery found besides tasks.
@@ -55,12 +64,33 @@ pub(crate) struct Recovery {
 }
 
 impl Queue {
-    /// Puts what the journal has into the table. Called once, before the workers start.
-    pub(crate) fn recover(&self, recovered: &Recovered) -> Recovery {
+    /// Puts what the journal has into the table, and the rest of it into the backlog. `clean`: it
+    /// was sealed; `next` is the first location that is new. Called once, before the workers
+    /// start. Blocks on the disk.
+    pub(crate) fn recover(&self, clean: bool, next: Location) -> Result<Recovery> {
         let mut found = Recovery::default();
-        for owner in &recovered.owners {
+        let read_now = {
+            let mut state = self.lock();
+            state.last_id = TaskId(next.saturating_sub(1));
+            state.recovered = state.last_id;
+            state.recovered_at = Instant::now();
+            let upto = state.recovered;
+            state.table.set_recovered(upto);
+            let (backlog, read_now) = self.divide();
+            state.backlog = backlog;
+            let to_come = state.backlog.len();
+            Totals::add(&self.totals.recovered, to_come as u64);
+            self.feeding.store(to_come > 0, Ordering::Relaxed);
+            read_now
+        };
+        for location in read_now {
+            // In order of submission, as far as there is room.
+            self.bring_first(Some(TaskId(location)))?;
+            let Some(owner) = &self.journal.owner(location)? else {
+                continue;
+            };
             match owner.kind {
-                kind::TASK => self.recover_task(owner, recovered.clean, &mut found),
+                kind::TASK => self.recover_task(owner, clean, &mut found)?,
                 kind::OUTSTANDING => match record::decode::<OutstandingRecord>(&owner.head) {
                     Some(record) => found.outstanding.push(OutstandingFound {
                         location: Some(owner.location),
@@ -77,18 +107,85 @@ impl Queue {
                     }),
                     None => found.unreadable += 1,
                 },
-                // Those of parts are theirs.
-                other if other >= kind::OTHERS => {}
                 _ => found.unreadable += 1,
             }
         }
-        let mut state = self.lock();
-        state.last_id = TaskId(recovered.next_location.saturating_sub(1));
-        state.recovered = state.last_id;
-        found
+        self.bring_first(None)?;
+        Ok(found)
     }
 
-    fn recover_task(&self, owner: &RecoveredOwner, clean: bool, found: &mut Recovery) {
+    /// What may wait for its turn, and what has to be read now.
+    fn divide(&self) -> (Backlog, Vec<Location>) {
+        let most = usize::try_from(self.journal.status().owners).unwrap_or(0);
+        let (mut backlog, mut now) = (Backlog::with_capacity(most), Vec::new());
+        let mut room = Need::default();
+        let mut from = 0;
+        loop {
+            let owners = self.journal.owners(from, OWNERS);
+            let Some(last) = owners.last() else {
+                break;
+            };
+            from = last.location + 1;
+            for owner in owners {
+                if owner.kind >= kind::OTHERS {
+                    // Those of parts are theirs.
+                } else if owner.label == 0 || owner.notes {
+                    now.push(owner.location);
+                } else {
+                    backlog.push(TaskId(owner.location), owner.label);
+                    let stored = owner.payload.unwrap_or(0);
+                    room = room.plus(self.need_of(owner.head_len as usize, stored, stored));
+                }
+            }
+        }
+        backlog.complete(self.admission.recover(room));
+        (backlog, now)
+    }
+
+    /// The room of a recovered task.
+    fn need_of(&self, head: usize, stored: u64, bytes: u64) -> Need {
+        let external = self.journal.is_external(stored);
+        Need {
+            tasks: 1,
+            bytes,
+            disk: self.journal.need(head, stored, external),
+            memory: 0,
+        }
+    }
+
+    /// Makes a task of one that was to come; whether it is in the table now.
+    pub(super) fn come_in(&self, state: &mut State, owner: &RecoveredOwner) -> bool {
+        let id = TaskId(owner.location);
+        let Some(record) = record::decode::<TaskRecord>(&owner.head) else {
+            // It was read at open, as these bytes.
+            tracing::error!(task = id.0, "a task's record cannot be read any more");
+            return false;
+        };
+        let stored = owner.payload.unwrap_or(0);
+        let need = self.need_of(owner.head.len(), stored, stored);
+        let Some((permit, cell)) = state.backlog.take(id, need) else {
+            return false;
+        };
+        let known = Known {
+            status: Status::Waiting,
+            crashes: 0,
+            suspect: false,
+            sent: false,
+            parked: Parked::default(),
+            history: Vec::new(),
+            permit,
+            cell,
+        };
+        insert_recovered(state, id, owner, record, known);
+        true
+    }
+
+    fn recover_task(
+        &self,
+        owner: &RecoveredOwner,
+        clean: bool,
+        found: &mut Recovery,
+    ) -> Result<()> {
         let id = TaskId(owner.location);
         let Some(record) = record::decode::<TaskRecord>(&owner.head) else {
             tracing::error!(
@@ -96,8 +193,9 @@ impl Queue {
                 "a task's record cannot be read: it stays where it is"
             );
             found.unreadable += 1;
-            return;
+            return Ok(());
         };
+        self.bring_before(id, &record.key)?;
         let quarantined =
             note(owner, slot::QUARANTINE).and_then(|note| record::decode_quarantine(&note.head));
         let (quarantined, parked) = quarantined.unzip();
@@ -167,6 +265,15 @@ impl Queue {
         }
         // An empty note says that no attempt is in flight, but one was.
         let sent = owner.notes.iter().any(|note| note.slot == slot::STARTED);
+        let permit = match status {
+            Status::Quarantined(_) => self.admission.quarantine(record.len),
+            _ => {
+                let stored = owner.payload.unwrap_or(0);
+                let need = self.need_of(owner.head.len(), stored, record.len);
+                self.admission.recover(need)
+            }
+        };
+        Totals::add(&self.totals.recovered, 1);
         let known = Known {
             status,
             crashes,
@@ -174,94 +281,11 @@ impl Queue {
             sent,
             parked,
             history,
-        };
-        self.insert_recovered(id, owner, record, known);
-    }
-
-    fn insert_recovered(
-        &self,
-        id: TaskId,
-        owner: &RecoveredOwner,
-        record: TaskRecord,
-        known: Known,
-    ) {
-        let Known {
-            status,
-            crashes,
-            suspect,
-            sent,
-            parked,
-            history,
-        } = known;
-        let stored = owner.payload.unwrap_or(0);
-        let need = Need {
-            tasks: 1,
-            bytes: record.len,
-            disk: self
-                .journal
-                .need(owner.head.len(), stored, self.journal.is_external(stored)),
-            memory: 0,
-        };
-        let permit = match status {
-            Status::Quarantined(_) => Some(self.admission.quarantine(record.len)),
-            _ => Some(self.admission.recover(need)),
-        };
-        Totals::add(&self.totals.recovered, 1);
-        let mut state = self.lock();
-        // What it was after and is not owed any more is in S3: any other end would have put this
-        // one into quarantine, on record first.
-        let after = record
-            .after
-            .iter()
-            .map(|id| TaskId(*id))
-            .filter(|id| state.table.get(*id).is_some())
-            .collect();
-        let failed =
-            note(owner, slot::FAILED).and_then(|note| record::decode::<Failed>(&note.head));
-        let cell = Cell::new();
-        cell.set_durable();
-        state.table.insert(Task {
-            id,
-            key: Arc::from(record.key),
-            lane: record.lane,
-            policy: record.policy,
-            action: match record.action {
-                ActionRecord::Upload => Action::Upload,
-                ActionRecord::UploadBorrowed(borrowed) => {
-                    Action::UploadBorrowed(Arc::new(borrowed))
-                }
-                ActionRecord::Delete => Action::Delete,
-            },
-            condition: record.condition,
-            coalesce: record.coalesce,
-            after,
-            tag: record.tag,
-            headers: Arc::new(record.headers),
-            len: record.len,
-            checksum: record.checksum,
-            memory: None,
             permit,
-            cell,
-            superseded: Vec::new(),
-            cover: id,
-            since: Instant::now(),
-            durable: true,
-            status,
-            failures: 0,
-            failed_before: failed.as_ref().map_or(0, |failed| failed.attempts),
-            attempts: parked
-                .attempts
-                .max(failed.as_ref().map_or(0, |failed| failed.attempts)),
-            last_error: parked
-                .last_error
-                .or_else(|| failed.map(|failed| cut(failed.error))),
-            parked_ms: parked.at_unix_ms,
-            history,
-            crashes,
-            sent,
-            suspect,
-            multipart: None,
-        });
+            cell: None,
+        };
+        insert_recovered(&mut self.lock(), id, owner, record, known);
+        Ok(())
     }
 
     /// Puts a request that may still happen on record. It is not waited for: the end of the task
@@ -279,4 +303,79 @@ impl Queue {
             tracing::debug!(%error, "what is over stays on record");
         }
     }
+}
+
+/// Puts a task of an earlier life into the table.
+fn insert_recovered(
+    state: &mut State,
+    id: TaskId,
+    owner: &RecoveredOwner,
+    record: TaskRecord,
+    known: Known,
+) {
+    let Known {
+        status,
+        crashes,
+        suspect,
+        sent,
+        parked,
+        history,
+        permit,
+        cell,
+    } = known;
+    // What it was after and is not owed any more is in S3: any other end would have put this
+    // one into quarantine, on record first.
+    let after = record
+        .after
+        .iter()
+        .map(|id| TaskId(*id))
+        .filter(|id| state.table.get(*id).is_some() || state.backlog.contains(*id))
+        .collect();
+    let failed = note(owner, slot::FAILED).and_then(|note| record::decode::<Failed>(&note.head));
+    let cell = cell.unwrap_or_else(|| {
+        let cell = Cell::new();
+        cell.set_durable();
+        cell
+    });
+    let since = state.recovered_at;
+    state.table.insert(Task {
+        id,
+        key: Arc::from(record.key),
+        lane: record.lane,
+        policy: record.policy,
+        action: match record.action {
+            ActionRecord::Upload => Action::Upload,
+            ActionRecord::UploadBorrowed(borrowed) => Action::UploadBorrowed(Arc::new(borrowed)),
+            ActionRecord::Delete => Action::Delete,
+        },
+        condition: record.condition,
+        coalesce: record.coalesce,
+        after,
+        tag: record.tag,
+        headers: Arc::new(record.headers),
+        len: record.len,
+        checksum: record.checksum,
+        memory: None,
+        permit: Some(permit),
+        cell,
+        superseded: Vec::new(),
+        cover: id,
+        since,
+        durable: true,
+        status,
+        failures: 0,
+        failed_before: failed.as_ref().map_or(0, |failed| failed.attempts),
+        attempts: parked
+            .attempts
+            .max(failed.as_ref().map_or(0, |failed| failed.attempts)),
+        last_error: parked
+            .last_error
+            .or_else(|| failed.map(|failed| cut(failed.error))),
+        parked_ms: parked.at_unix_ms,
+        history,
+        crashes,
+        sent,
+        suspect,
+        multipart: None,
+    });
 }

@@ -11,6 +11,7 @@
 //! 4. A permit is given back after the end was told.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -44,6 +45,7 @@ impl Queue {
         id: TaskId,
         may: impl FnOnce(&Task) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.bring_task(id)?;
         let told = {
             let mut state = self.lock();
             let task = state.table.get(id).ok_or(Error::NoSuchTask(id))?;
@@ -159,7 +161,8 @@ impl Queue {
             let for_good = !matches!(ended.settlement, Settlement::Quarantined(_));
             state.drains.failed(ended.cover, &error, for_good);
         }
-        state.drains.moved(state.table.first_open());
+        let first_open = state.first_open();
+        state.drains.moved(first_open);
         match self.journal.append(record) {
             Ok(location) => {
                 crate::crash_point::crash_point("settle.ended");
@@ -282,10 +285,13 @@ impl Queue {
     /// Everything that is left is told why it does not go on. `sealed` says whether the journal
     /// has all of it.
     pub(crate) fn settle_rest(&self, sealed: Result<(), String>) -> Rest {
-        let (told, loads, images, calls, rest) = {
+        let (told, loads, images, calls, rest, cells, room) = {
             let mut state = self.lock();
             state.closed = true;
             let mut rest = Rest::default();
+            // They were durable before this life.
+            let (to_come, cells, room) = state.backlog.close();
+            rest.deferred += to_come as u64;
             let mut told: Vec<Ended> = std::mem::take(&mut state.settling).into_values().collect();
             let open: Vec<(TaskId, bool, bool)> = state
                 .table
@@ -313,8 +319,13 @@ impl Queue {
             let phase = crate::phase::Phase::Closed;
             state.drains.all_failed(&Error::ShuttingDown { phase });
             let calls = std::mem::take(&mut state.calls);
-            (told, state.loads.drain(), state.images.drain(), calls, rest)
+            let (loads, images) = (state.loads.drain(), state.images.drain());
+            (told, loads, images, calls, rest, cells, room)
         };
+        for cell in cells {
+            cell.settle(Settlement::Deferred);
+        }
+        drop(room);
         if !is(Mutant::RestNotTold) {
             tell(told);
         }
@@ -340,6 +351,9 @@ impl Queue {
     pub(super) fn changed(&self) {
         self.wake_workers();
         self.dry.notify_waiters();
+        if self.feeding.load(Ordering::Relaxed) {
+            self.room.notify_one();
+        }
     }
 }
 

@@ -133,6 +133,8 @@ impl Queue {
     /// was.
     pub(crate) async fn submit(self: Arc<Self>, submission: Submission) -> Result<Receipt> {
         self.admission.open_for(submission.asker)?;
+        self.bring_for(&submission.key, &submission.options.after)
+            .await?;
         let checked = self.check(submission).await?;
         if let Some(joined) = self.join(&checked).await? {
             return Ok(joined);

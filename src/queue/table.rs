@@ -24,6 +24,7 @@ use crate::remote::multipart::MultipartUploadState;
 use crate::remote::{Crc64, ObjectHeaders};
 
 use super::admission::Permit;
+use super::backlog::Came;
 use super::lanes::{Entry, Lanes};
 use super::memory::Kept;
 use super::quarantine::PastQuarantine;
@@ -197,6 +198,9 @@ pub(crate) struct Table {
     /// Bodies that have gone, to be dropped without the table's lock.
     spent: Vec<Kept>,
     max_receipts: u64,
+    /// The last task that an earlier life left, and those of them that are here.
+    recovered: TaskId,
+    came: Came,
     running: usize,
     ready: usize,
     void_entries: usize,
@@ -222,6 +226,8 @@ impl Table {
             kept: BTreeSet::new(),
             spent: Vec::new(),
             max_receipts: u64::MAX,
+            recovered: TaskId(0),
+            came: Came::default(),
             running: 0,
             ready: 0,
             void_entries: 0,
@@ -236,6 +242,45 @@ impl Table {
             max_receipts,
             ..self
         }
+    }
+
+    /// Tasks up to this one are of an earlier life.
+    pub(super) fn set_recovered(&mut self, upto: TaskId) {
+        debug_assert!(self.tasks.is_empty());
+        self.recovered = upto;
+    }
+
+    /// How many of an earlier life's are here.
+    pub(super) fn came(&self) -> Came {
+        self.came
+    }
+
+    fn count(&mut self, id: TaskId, was: Option<&Status>, is: Option<&Status>) {
+        if id > self.recovered {
+            return;
+        }
+        if let Some(was) = was {
+            self.came.forget(was);
+        }
+        if let Some(is) = is {
+            self.came.count(is);
+        }
+    }
+
+    /// Changes what a task is doing; returns what that was.
+    fn set(&mut self, slot: usize, status: Status) -> Option<Status> {
+        let task = self.tasks.get_mut(slot)?;
+        let (id, is) = (task.id, status.clone());
+        let was = std::mem::replace(&mut task.status, status);
+        self.count(id, Some(&was), Some(&is));
+        Some(was)
+    }
+
+    /// Takes a task off the table.
+    fn remove(&mut self, slot: usize) -> Option<Task> {
+        let task = self.tasks.try_remove(slot)?;
+        self.count(task.id, Some(&task.status), None);
+        Some(task)
     }
 
     /// Takes bodies out of memory that are on the disk and not in flight, the latest first, until
@@ -377,6 +422,7 @@ impl Table {
         if matches!(task.status, Status::Quarantined(_)) {
             self.quarantined.insert(id, ());
         }
+        self.count(id, None, Some(&task.status));
         let key = Arc::clone(&task.key);
         let slot = self.tasks.insert(task);
         self.by_id.insert(id, slot);
@@ -423,7 +469,7 @@ impl Table {
         if let Some(queue) = self.keys.get_mut(&key) {
             queue.remove(at);
         }
-        let mut later = self.tasks.remove(slot);
+        let mut later = self.remove(slot)?;
         self.by_id.remove(&later.id);
         self.open.remove(&later.cover);
         let place = self.tasks.get_mut(before)?;
@@ -432,7 +478,10 @@ impl Table {
         later.since = place.since;
         later.lane = place.lane;
         later.status = place.status.clone();
+        let (status, new) = (later.status.clone(), later.id);
         let mut earlier = std::mem::replace(place, later);
+        self.count(earlier.id, Some(&earlier.status), None);
+        self.count(new, None, Some(&status));
         self.kept.remove(&earlier.id);
         self.spent.extend(earlier.memory.take());
         // Only receipts that somebody holds are owed an answer.
@@ -449,8 +498,8 @@ impl Table {
         if is(Mutant::SupersededNotTold) {
             cells.clear();
         }
-        place.superseded = cells;
-        let (old, new) = (earlier.id, place.id);
+        let old = earlier.id;
+        self.tasks.get_mut(before)?.superseded = cells;
         self.by_id.remove(&old);
         self.by_id.insert(new, before);
         Some(Superseded {
@@ -490,10 +539,10 @@ impl Table {
         }
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        let Some(task) = self.tasks.get_mut(slot) else {
+        self.set(slot, Status::Ready { ticket });
+        let Some(task) = self.tasks.get(slot) else {
             return;
         };
-        task.status = Status::Ready { ticket };
         self.ready += 1;
         self.lanes
             .push(task.lane, &task.key, Entry { slot, ticket });
@@ -529,8 +578,8 @@ impl Table {
         };
         self.running += 1;
         self.ready -= 1;
+        self.set(taken, Status::Running { since: now });
         let task = self.tasks.get_mut(taken)?;
-        task.status = Status::Running { since: now };
         task.attempts = task.attempts.saturating_add(1);
         Some(task)
     }
@@ -539,9 +588,7 @@ impl Table {
     pub(crate) fn wake_first(&mut self) {
         let first = self.delayed.pop_first();
         if let Some(slot) = first.and_then(|(_, id)| self.by_id.get(&id).copied()) {
-            if let Some(task) = self.tasks.get_mut(slot) {
-                task.status = Status::Waiting;
-            }
+            self.set(slot, Status::Waiting);
             self.reconsider(slot);
         }
     }
@@ -562,13 +609,14 @@ impl Table {
         if !matches!(task.status, Status::Running { .. }) {
             return;
         }
-        task.status = Status::Waiting;
+        let was_suspect = std::mem::take(&mut task.suspect);
+        let key = Arc::clone(&task.key);
+        self.set(slot, Status::Waiting);
         self.running -= 1;
-        if std::mem::take(&mut task.suspect) {
+        if was_suspect {
             self.suspects.remove(&id);
             self.suspect_running = false;
         } else {
-            let key = Arc::clone(&task.key);
             self.lanes.ended(&key);
         }
     }
@@ -584,8 +632,10 @@ impl Table {
                 // Nothing was sent.
                 task.attempts = task.attempts.saturating_sub(1);
             }
-            task.status = Status::Delayed { until };
             self.delayed.insert((until, id));
+        }
+        if let Some(slot) = self.by_id.get(&id).copied() {
+            self.set(slot, Status::Delayed { until });
         }
     }
 
@@ -606,10 +656,10 @@ impl Table {
         let Some(slot) = self.by_id.get(&id).copied() else {
             return;
         };
-        let Some(task) = self.tasks.get_mut(slot) else {
+        let Some(was) = self.set(slot, Status::Waiting) else {
             return;
         };
-        match std::mem::replace(&mut task.status, Status::Waiting) {
+        match was {
             Status::Ready { .. } => {
                 self.ready -= 1;
                 self.void_entries += 1;
@@ -636,7 +686,7 @@ impl Table {
         self.came_back(id);
         self.unplug(id);
         let slot = self.by_id.remove(&id)?;
-        let mut task = self.tasks.try_remove(slot)?;
+        let mut task = self.remove(slot)?;
         self.kept.remove(&id);
         self.spent.extend(task.memory.take());
         self.open.remove(&task.cover);
@@ -712,10 +762,12 @@ impl Table {
     fn set_quarantined(&mut self, id: TaskId, cause: Cause) -> bool {
         self.came_back(id);
         self.unplug(id);
-        let Some(task) = self.get_mut(id) else {
+        let Some(slot) = self.by_id.get(&id).copied() else {
             return false;
         };
-        task.status = Status::Quarantined(cause);
+        if self.set(slot, Status::Quarantined(cause)).is_none() {
+            return false;
+        }
         self.quarantined.insert(id, ());
         true
     }
@@ -761,7 +813,7 @@ impl Table {
         self.came_back(id);
         self.unplug(id);
         let slot = self.by_id.remove(&id)?;
-        let mut task = self.tasks.try_remove(slot)?;
+        let mut task = self.remove(slot)?;
         self.kept.remove(&id);
         self.spent.extend(task.memory.take());
         self.open.remove(&task.cover);
@@ -781,12 +833,14 @@ impl Table {
     /// Takes a task out of quarantine and into its key's line again. What it was after and will
     /// never be in S3 does not hold it any more: that is what replaying it says.
     ///
-    /// With its cell comes its place in quarantine, to be dropped without the table's lock.
+    /// With its cell comes its place in quarantine, to be dropped without the table's lock. `owed`
+    /// says of what is not here whether it is still to come.
     pub(crate) fn replay(
         &mut self,
         id: TaskId,
         permit: Permit,
         now: Instant,
+        owed: impl Fn(TaskId) -> bool,
     ) -> Option<(Arc<Cell>, Option<Permit>)> {
         if !self.quarantined.contains_key(&id) {
             return None;
@@ -797,7 +851,7 @@ impl Table {
             .after
             .iter()
             .copied()
-            .filter(|dependency| !self.by_id.contains_key(dependency))
+            .filter(|dependency| !self.by_id.contains_key(dependency) && !owed(*dependency))
             .collect();
         let task = self.get_mut(id)?;
         task.after.retain(|dependency| !gone.contains(dependency));

@@ -16,11 +16,13 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::journal::fs::{Fs, OsFs};
-use crate::journal::{Journal, JournalOptions, Recovered};
+use crate::journal::{Journal, JournalError, JournalOptions, Recovered};
 use crate::op::Op;
 use crate::part::Parts;
 use crate::part::open::{Found, is_part_store};
 use crate::queue::Queue;
+use crate::queue::backlog;
+use crate::queue::record::kind;
 use crate::random::Random;
 use crate::remote::Remote;
 use crate::remote::tally::{Errors, Tally};
@@ -41,6 +43,8 @@ const LOCK_BEAT: Duration = Duration::from_millis(20);
 const OPENS_THAT_DIED: u32 = 3;
 /// Room in the journal for the records of headers, which no task's admission has charged.
 const HEADER_DISK_BYTES: u64 = 64 * 1024 * 1024;
+/// Owners of a journal that are looked at in one go.
+const OWNERS: usize = 4096;
 
 /// How an [`UploadQueue`] is opened.
 #[must_use = "a builder does nothing until `open` is waited for"]
@@ -236,7 +240,11 @@ async fn open(
             (Some((parts, stands)), recovered)
         }
     };
-    let found = queue.recover(&recovered);
+    let found = {
+        let (queue, clean, next) = (Arc::clone(&queue), recovered.clean, recovered.next_location);
+        let found = io.run(move || queue.recover(clean, next)).await;
+        found.map_err(|error| Error::directory(&config.dir, &error))??
+    };
     journal.set_sink(queue.sink());
     crate::crash_point::crash_point("open.recovered");
     if journal.failed_opens() >= OPENS_THAT_DIED {
@@ -259,6 +267,7 @@ async fn open(
             .seed
             .map(|seed| seed ^ unix_nanos(clock).rotate_left(32)),
     );
+    runtime.spawn(Arc::clone(&queue).feed());
     let workers = Workers::start(Arc::clone(&queue), remote, clock, random, found, &runtime);
     let checkpointer = store.zip(parts).map(|(store, (parts, stands))| {
         let requests = Requests {
@@ -393,6 +402,27 @@ pub(crate) fn journal_options(config: &Config) -> JournalOptions {
     options
 }
 
+/// Opens the journal. Of its owners those of parts are read: the queue's are read as it has room
+/// for them.
+fn open_with_parts(
+    fs: Arc<dyn Fs>,
+    io: Io,
+    options: JournalOptions,
+) -> std::result::Result<(Journal, Recovered), JournalError> {
+    let (journal, mut recovered) = Journal::open_lean(fs, io, options, &backlog::label)?;
+    let mut from = 0;
+    loop {
+        let owners = journal.owners(from, OWNERS);
+        let Some(last) = owners.last() else {
+            return Ok((journal, recovered));
+        };
+        from = last.location + 1;
+        for owner in owners.iter().filter(|owner| owner.kind >= kind::OTHERS) {
+            recovered.owners.extend(journal.owner(owner.location)?);
+        }
+    }
+}
+
 /// Opens the journal on an I/O thread. Whoever has the directory may be on its way out (an open of
 /// this very process that was cancelled, or the process before this one): it is waited for.
 async fn open_journal(
@@ -410,7 +440,7 @@ async fn open_journal(
     loop {
         let (fs, io_too, options) = (Arc::clone(fs), io.clone(), options.clone());
         let opened = io
-            .run(move || Journal::open(fs, io_too, options))
+            .run(move || open_with_parts(fs, io_too, options))
             .await
             .map_err(|error| Error::directory(&config.dir, &error))?;
         match opened.map_err(Error::from) {

@@ -3,6 +3,7 @@
 //! The scenarios are named by the rows of `docs/scenarios.md`; each guard was taken out once to see
 //! its test fail (`docs/guards`).
 
+mod backlog;
 mod bad_input;
 mod bodies;
 mod corners;

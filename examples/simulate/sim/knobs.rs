@@ -74,6 +74,9 @@ impl Knobs {
         queue.probe_interval = queue.retry_cap * 2;
         queue.signature_lifetime = ms(one_of(rng, [1000, 20_000]));
         queue.crash_limit = 100;
+        // Of what was drawn already: a seed keeps the rest of its meaning.
+        let drawn = frames as usize + queue.workers;
+        queue.recovery_window = [1, 2, 4, 4096][drawn % 4];
         let unfenced = config.fencing == Fencing::Off;
         Self {
             config,

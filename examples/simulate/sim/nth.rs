@@ -157,6 +157,7 @@ fn config() -> StoreConfig {
     queue.probe_interval = ms(1000);
     queue.signature_lifetime = ms(20_000);
     queue.crash_limit = 100;
+    queue.recovery_window = 1;
     config
 }
 

@@ -186,7 +186,9 @@ fn e28_what_is_after_a_quarantined_task_is_parked_and_follows_its_replay() {
     assert_eq!(take(&mut table), None);
     assert!(!table.can_move(Instant::now() + Duration::from_secs(999), false, false));
     let permit = admission.recover(super::super::admission::Need::default());
-    let (cell, _) = table.replay(TaskId(1), permit, Instant::now()).unwrap();
+    let (cell, _) = table
+        .replay(TaskId(1), permit, Instant::now(), |_| false)
+        .unwrap();
     assert!(
         !Arc::ptr_eq(&cell, &told.cells[0]),
         "a replay is answered on its own"

@@ -114,6 +114,7 @@ fn config(rng: &mut StdRng) -> StoreConfig {
     queue.retry_cap = ms(1000);
     queue.signature_lifetime = ms(20_000);
     queue.crash_limit = 100;
+    queue.recovery_window = [1, 2, 4096][rng.random_range(0..3)];
     config
 }
 
