@@ -349,10 +349,7 @@ impl Queue {
             images: state.images.len(),
             oldest_ms,
             oldest_ready_ms,
-            recovering: state
-                .table
-                .first_open()
-                .is_some_and(|open| open <= state.recovered),
+            recovering: state.table.is_recovering(state.recovered),
             paused_uploads: state.paused_uploads,
             crash_loop: state.crash_loop,
             moved: state.moved,

@@ -489,3 +489,31 @@ fn a_pause_and_a_full_window_keep_no_load_waiting() {
         assert_eq!(read.expect("is read"), "bytes");
     });
 }
+
+/// What waits for an operator is not on its way: it hides nothing of what is.
+#[test]
+fn what_an_earlier_life_left_in_quarantine_is_no_recovery() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        let bad = RemoteError::permanent("PutObject", 400, "InvalidArgument");
+        rig.remote
+            .always(Some(Call::Put), Some("bad"), Fault::Error(bad));
+        let bad = submit(&queue, "bad", "bad").await;
+        assert!(matches!(settled(&bad).await, Settlement::Quarantined(_)));
+        // And one that waits behind it.
+        let delete = queue.delete("bad", Options::default()).await;
+        delete.expect("is admitted");
+        queue.shutdown().await.expect("ends");
+        let queue = rig.open().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(queue.quarantined().len(), 1);
+        assert_eq!(queue.health(), Health::Ok);
+        assert!(!queue.snapshot().tasks.recovering);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        submit(&queue, "late", "1").await;
+        tokio::time::sleep(rig.config.behind_after * 2).await;
+        let health = queue.health();
+        assert!(matches!(health, Health::Behind { .. }), "{health:?}");
+    });
+}
