@@ -20,7 +20,7 @@ use crate::remote::{Class, Remote, RemoteError, RemoteFuture};
 use crate::sync::Mutex;
 use crate::time::millis;
 
-use super::breaker::{Breaker, Change, Says};
+use super::breaker::{Breaker, Change, FORBIDDEN, Says};
 use super::budget::Budget;
 use super::link::Link;
 use super::pace::Pace;
@@ -282,7 +282,11 @@ impl Traffic {
 
 /// What was wrong, in a word.
 fn reason_of(error: &RemoteError) -> &str {
-    error.code.as_deref().unwrap_or(&error.message)
+    match (&error.code, error.status) {
+        (Some(code), _) => code,
+        (None, Some(401 | 403 | 507)) => FORBIDDEN,
+        (None, _) => &error.message,
+    }
 }
 
 impl Gate for Traffic {

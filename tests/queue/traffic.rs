@@ -517,3 +517,42 @@ fn what_an_earlier_life_left_in_quarantine_is_no_recovery() {
         assert!(matches!(health, Health::Behind { .. }), "{health:?}");
     });
 }
+
+/// HEAD's answers have no body, so no code, and a proxy's page has none that anybody knows: such a
+/// refusal may be about one key as well.
+#[test]
+fn what_is_refused_to_one_key_without_a_known_code_parks_nothing() {
+    let mut wordless = RemoteError::environment("HeadObject", 403, "");
+    wordless.code = None;
+    let unheard = RemoteError::environment("PutObject", 403, "RequestBlocked");
+    for (call, error) in [
+        (Call::Head, wordless.clone()),
+        (Call::Put, wordless),
+        (Call::Put, unheard),
+    ] {
+        paused(async {
+            let rig = Rig::with(|config| config.workers = 2);
+            let queue = rig.open().await;
+            let fault = Fault::Error(error);
+            rig.remote.always(Some(call), Some("sst/mine"), fault);
+            let rewritable = Options {
+                policy: s3_writeback::KeyPolicy::Rewritable,
+                ..Options::default()
+            };
+            let mine = queue.submit("sst/mine", b"1".to_vec(), rewritable).await;
+            let mine = mine.expect("is admitted");
+            for round in 0..20 {
+                let from = Instant::now();
+                let keys = (0..10).map(|at| format!("log/{round}-{at}"));
+                for receipt in &submit_all(&queue, keys).await {
+                    assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
+                }
+                let took = from.elapsed();
+                assert!(took < Duration::from_secs(1), "{call:?}: {took:?}");
+                assert_eq!(queue.snapshot().traffic.writes_parked, None);
+            }
+            rig.remote.heal();
+            assert!(matches!(settled(&mine).await, Settlement::Uploaded(_)));
+        });
+    }
+}
