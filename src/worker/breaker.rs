@@ -84,7 +84,7 @@ fn is_unheard_of(reason: &str) -> bool {
 }
 
 /// Whether a reason cannot be about one key, or about one way only.
-fn is_of_all(reason: &str) -> bool {
+pub(super) fn is_of_all(reason: &str) -> bool {
     !matches!(
         reason,
         "AccessDenied"

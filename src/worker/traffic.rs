@@ -20,7 +20,7 @@ use crate::remote::{Class, Remote, RemoteError, RemoteFuture};
 use crate::sync::Mutex;
 use crate::time::millis;
 
-use super::breaker::{Breaker, Change, FORBIDDEN, Says};
+use super::breaker::{Breaker, Change, FORBIDDEN, Says, is_of_all};
 use super::budget::Budget;
 use super::link::Link;
 use super::pace::Pace;
@@ -209,7 +209,13 @@ impl Traffic {
                     Says::Nothing
                 }
                 Heard::Failed(error) => match error.class {
-                    Class::Environment => Says::Wrong(reason_of(error)),
+                    Class::Environment => {
+                        let reason = reason_of(error);
+                        match is_of_all(reason) || is_needed(made.operation) {
+                            true => Says::Wrong(reason),
+                            false => Says::Nothing,
+                        }
+                    }
                     Class::Permanent | Class::Conflict => Says::Right,
                     Class::Throttle => {
                         state.throttled += 1;
@@ -287,6 +293,20 @@ fn reason_of(error: &RemoteError) -> &str {
         (None, Some(401 | 403 | 507)) => FORBIDDEN,
         (None, _) => &error.message,
     }
+}
+
+/// Whether it is by such requests that objects are written and read. The right to all others
+/// (lists, deletes, aborts) may be missing for good, and says nothing about these.
+fn is_needed(operation: &str) -> bool {
+    matches!(
+        operation,
+        "PutObject"
+            | "CreateMultipartUpload"
+            | "UploadPart"
+            | "CompleteMultipartUpload"
+            | "GetObject"
+            | "HeadObject"
+    )
 }
 
 impl Gate for Traffic {

@@ -556,3 +556,35 @@ fn what_is_refused_to_one_key_without_a_known_code_parks_nothing() {
         });
     }
 }
+
+/// Who may not delete may well write.
+#[test]
+fn a_right_that_writes_do_not_need_parks_no_writes() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        submit_all(&queue, keys(5)).await;
+        drained(&queue).await;
+        let denied = RemoteError::environment("DeleteObject", 403, "AccessDenied");
+        rig.remote
+            .always(Some(Call::Delete), None, Fault::Error(denied));
+        for key in keys(5) {
+            queue
+                .delete(&key, Options::default())
+                .await
+                .expect("is admitted");
+        }
+        for round in 0..20 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let from = Instant::now();
+            let receipt = submit(&queue, &format!("log/{round}"), "1").await;
+            assert!(matches!(settled(&receipt).await, Settlement::Uploaded(_)));
+            let took = from.elapsed();
+            assert!(took < Duration::from_secs(1), "{round}: {took:?}");
+            assert_eq!(queue.snapshot().traffic.writes_parked, None);
+        }
+        rig.remote.heal();
+        drained(&queue).await;
+        assert!(!rig.remote.keys().iter().any(|key| key.starts_with("sst/")));
+    });
+}
