@@ -72,7 +72,10 @@ struct State {
     breaker: Breaker,
     budget: Budget,
     pace: Pace,
+    /// Of what is written.
     link: Link,
+    /// Of what is read: the other way may be another link.
+    reads: Link,
     throttled: u64,
     throttled_at: Option<Instant>,
     failures: Failures,
@@ -109,6 +112,7 @@ pub(crate) struct Traffic {
     state: Mutex<State>,
     remote: Arc<dyn Remote>,
     min_rate: u64,
+    floor: Duration,
     /// It is told when the breaker opens, and when it closes.
     turned: Notify,
 }
@@ -134,6 +138,7 @@ impl Traffic {
                     now,
                 ),
                 link: Link::default(),
+                reads: Link::default(),
                 throttled: 0,
                 throttled_at: None,
                 failures: Failures {
@@ -143,13 +148,19 @@ impl Traffic {
             }),
             remote,
             min_rate: config.min_rate_bytes,
+            floor: config.attempt_floor,
             turned: Notify::new(),
         })
     }
 
     /// The slowest rate that a body's deadline allows for.
-    pub(super) fn slowest_rate(&self) -> u64 {
-        self.state.lock().link.slowest(self.min_rate)
+    pub(super) fn slowest_rate(&self, way: Way) -> u64 {
+        let state = self.state.lock();
+        let link = match way {
+            Way::Read => &state.reads,
+            Way::Write => &state.link,
+        };
+        link.slowest(self.min_rate)
     }
 
     /// Requests that an upload in parts may have in flight.
@@ -197,14 +208,21 @@ impl Traffic {
                 Heard::Done => {
                     state.window.succeeded(started);
                     state.budget.succeeded();
-                    if made.writes {
-                        state.link.moved(made.bytes, took);
+                    match way {
+                        Way::Write => state.link.moved(made.bytes, took),
+                        Way::Read if made.exact => state.reads.moved(made.bytes, took),
+                        Way::Read => (),
                     }
                     Says::Right
                 }
                 Heard::GaveUp => {
-                    if made.writes {
-                        state.link.gave_up(made.bytes, took);
+                    match way {
+                        Way::Write => state.link.gave_up(made.bytes, took),
+                        // Sooner, it was the reader who gave up, and not the link that was slow.
+                        Way::Read if made.exact && took >= self.floor => {
+                            state.reads.gave_up(made.bytes, took);
+                        }
+                        Way::Read => (),
                     }
                     Says::Nothing
                 }

@@ -588,3 +588,30 @@ fn a_right_that_writes_do_not_need_parks_no_writes() {
         assert!(!rig.remote.keys().iter().any(|key| key.starts_with("sst/")));
     });
 }
+
+/// What was written fast says nothing about what is read, nor how large that is.
+#[test]
+fn a_slow_read_ends_however_fast_the_writes_were() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        let body = vec![7; 1 << 20];
+        for key in keys(20) {
+            let receipt = queue.submit(&key, body.clone(), Options::default()).await;
+            settled(&receipt.expect("is admitted")).await;
+        }
+        assert!(queue.snapshot().traffic.link_bytes_per_s > Some(1 << 30));
+        let slow = || Fault::Delay(rig.config.attempt_floor * 3 / 2);
+        rig.remote.always(Some(Call::Get), None, slow());
+        let whole = queue.get("sst/000000", None).within(10 * MINUTE).await;
+        assert_eq!(whole.expect("is read").len(), 1 << 20);
+        // Reads have been fast, and are slow now.
+        let read = |at: u64| queue.get("sst/000001", Some((at, (1 << 20) - 64)));
+        rig.remote.heal();
+        for at in 0..20 {
+            read(at).within(MINUTE).await.expect("is read");
+        }
+        rig.remote.always(Some(Call::Get), None, slow());
+        read(0).within(10 * MINUTE).await.expect("is read");
+    });
+}
