@@ -107,6 +107,11 @@ enum Heard<'a> {
     GaveUp,
 }
 
+tokio::task_local! {
+    /// Whether what is done now is done in a slot of its own, outside window and pace.
+    pub(super) static RESERVED: bool;
+}
+
 /// All of it.
 pub(crate) struct Traffic {
     state: Mutex<State>,
@@ -418,7 +423,12 @@ impl Around for Listens {
         request: RemoteFuture<'a, T>,
     ) -> RemoteFuture<'a, T> {
         async move {
-            self.0.state.lock().pace.sends(made.bytes);
+            // How much a whole object is, nobody knows.
+            let bytes = if made.exact { made.bytes } else { 0 };
+            match RESERVED.try_with(|reserved| *reserved).unwrap_or(false) {
+                true => self.0.state.lock().pace.sends_aside(bytes),
+                false => self.0.state.lock().pace.sends(bytes),
+            }
             let mut on_its_way = OnItsWay {
                 traffic: &self.0,
                 made,

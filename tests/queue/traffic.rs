@@ -615,3 +615,37 @@ fn a_slow_read_ends_however_fast_the_writes_were() {
         read(0).within(10 * MINUTE).await.expect("is read");
     });
 }
+
+/// What is read in the slot that is not held back keeps no upload out, and leaves no debt behind:
+/// five bytes are not counted as a megabyte either.
+#[test]
+fn reads_leave_uploads_their_share_of_a_limit() {
+    let bytes: fn(&mut s3_writeback::Config) = |config| config.max_bytes_per_second = Some(1 << 20);
+    let requests: fn(&mut s3_writeback::Config) =
+        |config| config.max_requests_per_second = Some(10);
+    for limit in [bytes, requests] {
+        paused(async {
+            let rig = Rig::with(limit);
+            let queue = rig.open().await;
+            let body = vec![7; 64 * 1024];
+            let there = queue.submit("there", body, Options::default()).await;
+            settled(&there.expect("is admitted")).await;
+            let fault = Fault::Delay(Duration::from_millis(10));
+            rig.remote.always(Some(Call::Get), None, fault);
+            let mut uploads = Vec::new();
+            for at in 0..6000_u64 {
+                if at % 1000 == 0 {
+                    uploads.push(submit(&queue, &format!("up/{at}"), "1").await);
+                }
+                let range = (at % 2 == 0).then_some((0, 64 * 1024));
+                let read = queue.get("there", range).within(MINUTE).await;
+                assert_eq!(read.expect("is read").len(), 64 * 1024);
+            }
+            let took = drained(&queue).await;
+            assert!(took <= Duration::from_secs(5), "{took:?}");
+            for receipt in &uploads[..5] {
+                assert!(receipt.settlement().is_some(), "while there were reads");
+            }
+        });
+    }
+}
