@@ -395,9 +395,7 @@ impl Queue {
             images: state.images.len(),
             oldest_ms: age(oldest),
             oldest_ready_ms: age(oldest_ready),
-            recovering: state
-                .first_open()
-                .is_some_and(|open| open <= state.recovered),
+            recovering: backlog > 0 || state.table.is_recovering(state.recovered),
             paused_uploads: state.paused_uploads,
             crash_loop: state.crash_loop,
             moved: state.moved,

@@ -348,7 +348,7 @@ impl Queue {
 
     /// Something may be ready, or have stopped being able to move. An attempt that failed is no
     /// progress: a server that refuses everything is what the watchdog is to report.
-    pub(super) fn changed(&self) {
+    pub(crate) fn changed(&self) {
         self.wake_workers();
         self.dry.notify_waiters();
         if self.feeding.load(Ordering::Relaxed) {

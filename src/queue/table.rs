@@ -872,6 +872,19 @@ impl Table {
         self.open.first().copied()
     }
 
+    /// Whether any of the tasks up to `upto` is on its way to S3: none that is in quarantine, or
+    /// behind one that is, for those wait for an operator.
+    pub(crate) fn is_recovering(&self, upto: TaskId) -> bool {
+        let in_quarantine = |task: &Task| matches!(task.status, Status::Quarantined(_));
+        let moves = |task: &Task| {
+            let first = self.keys.get(&task.key).and_then(|queue| queue.front());
+            let first = first.and_then(|slot| self.tasks.get(*slot));
+            !in_quarantine(task) && !first.is_some_and(in_quarantine)
+        };
+        self.first_open().is_some_and(|open| open <= upto)
+            && self.iter().any(|task| task.cover <= upto && moves(task))
+    }
+
     /// Whether anything can move before `deadline` without help from outside.
     pub(crate) fn can_move(&self, deadline: Instant, paused: bool, disk_full: bool) -> bool {
         self.running > 0

@@ -22,6 +22,8 @@ pub(crate) struct Made {
     pub writes: bool,
     /// Bytes that it moves, or may move.
     pub bytes: u64,
+    /// Whether it moves exactly so many.
+    pub exact: bool,
 }
 
 /// Something that is put around requests.
@@ -45,6 +47,7 @@ const fn reads(operation: &'static str, bytes: u64) -> Made {
         operation,
         writes: false,
         bytes,
+        exact: true,
     }
 }
 
@@ -53,6 +56,7 @@ const fn writes(operation: &'static str, bytes: u64) -> Made {
         operation,
         writes: true,
         bytes,
+        exact: true,
     }
 }
 
@@ -63,7 +67,10 @@ impl<A: Around> Remote for Wrapped<A> {
     }
 
     fn get(&self, request: GetRequest) -> RemoteFuture<'_, Option<GetResponse>> {
-        let made = reads("GetObject", request.range.map_or(WHOLE, |(_, len)| len));
+        let made = Made {
+            exact: request.range.is_some(),
+            ..reads("GetObject", request.range.map_or(WHOLE, |(_, len)| len))
+        };
         self.with.around(made, self.remote.get(request))
     }
 

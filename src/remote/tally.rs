@@ -207,6 +207,7 @@ mod tests {
             operation: "PutObject",
             writes: true,
             bytes: 0,
+            exact: true,
         };
         let never: RemoteFuture<'_, ()> = std::future::pending().boxed();
         assert!(errors.around(made, never).now_or_never().is_none());

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::mutant::{Mutant, is};
+use crate::queue::gate::Way;
 use crate::queue::image::Image;
 use crate::queue::load::{Load, Loaded};
 use crate::queue::receipt::Settlement;
@@ -86,10 +87,10 @@ impl Shared {
         &*self.remote
     }
 
-    pub(super) fn deadline(&self, bytes: u64) -> Duration {
+    pub(super) fn deadline(&self, way: Way, bytes: u64) -> Duration {
         attempt_deadline(
             bytes,
-            self.traffic.slowest_rate(),
+            self.traffic.slowest_rate(way),
             self.config().attempt_floor,
         )
     }
@@ -102,10 +103,27 @@ impl Shared {
         bytes: u64,
         request: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
+        let way = match writes {
+            true => Way::Write,
+            false => Way::Read,
+        };
+        let deadline = self.deadline(way, bytes);
+        self.request_within(operation, writes, deadline, request)
+            .await
+    }
+
+    /// The same, within a deadline of its own.
+    async fn request_within<T>(
+        &self,
+        operation: &str,
+        writes: bool,
+        deadline: Duration,
+        request: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
         Totals::add(&self.queue.totals.requests, 1);
         let deadline = match is(Mutant::AttemptNeverEnds) {
             true => Duration::MAX,
-            false => self.deadline(bytes),
+            false => deadline,
         };
         let given_up = |mut error: RemoteError| {
             if !writes {
@@ -168,7 +186,7 @@ impl Shared {
         job: &mut TaskJob,
         condition: Option<&KeyState>,
     ) -> Result<u64, RemoteError> {
-        let lifetime = self.config().signature_lifetime + self.deadline(job.len);
+        let lifetime = self.config().signature_lifetime + self.deadline(Way::Write, job.len);
         let expires_unix_ms = self.now_ms().saturating_add(millis(lifetime));
         let started = Started {
             condition: condition.cloned(),
@@ -602,15 +620,21 @@ impl Shared {
     }
 
     pub(super) async fn load(&self, load: &Load) -> Loaded {
-        let expected = load
-            .range
-            .map_or(self.config().multipart_threshold, |(_, len)| len);
+        let deadline = match load.range {
+            Some((_, len)) => self.deadline(Way::Read, len),
+            // Nobody knows how large it is: however fast the link is, it has the most time.
+            None => attempt_deadline(
+                self.config().multipart_threshold,
+                self.config().min_rate_bytes,
+                self.config().attempt_floor,
+            ),
+        };
         let request = GetRequest {
             key: load.key.to_string(),
             range: load.range,
         };
         let got = self
-            .request("GetObject", false, expected, self.remote().get(request))
+            .request_within("GetObject", false, deadline, self.remote().get(request))
             .await?;
         Ok(got.map(|got| (got.body, got.info.size)))
     }

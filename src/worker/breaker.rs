@@ -8,8 +8,9 @@
 //!
 //! 1. Credentials are thrown away once, and one request made with new ones, before anything waits
 //!    for the interval.
-//! 2. What is refused to one key only (`AccessDenied`) says nothing about others until it has been
-//!    so several times in a row; what cannot be about a key opens both halves at once.
+//! 2. What is refused to one key only (`AccessDenied`, and a refusal that does not say why) says
+//!    nothing about others until it has been so several times in a row; what cannot be about a key
+//!    opens both halves at once.
 //! 3. An answer that could not have been given if the world were not right closes it: success, and
 //!    refusals that are the request's own fault. Silence and throttling say nothing.
 //! 4. What was sent before it opened is no news.
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::queue::gate::Way;
+use crate::remote::classify::is_listed;
 
 /// So many refusals in a row are not about one key.
 const IN_A_ROW: u32 = 3;
@@ -72,11 +74,21 @@ pub(super) struct Breaker {
     interval: Duration,
 }
 
+/// The reason of a refusal without a code: of those to HEAD, and a proxy's.
+pub(super) const FORBIDDEN: &str = "Forbidden";
+
+/// A word that no row of the table of failures names, and none of ours.
+fn is_unheard_of(reason: &str) -> bool {
+    let ours = ["TlsFailure", "CredentialsUnavailable"];
+    !reason.contains(' ') && !is_listed(reason) && !ours.contains(&reason)
+}
+
 /// Whether a reason cannot be about one key, or about one way only.
-fn is_of_all(reason: &str) -> bool {
+pub(super) fn is_of_all(reason: &str) -> bool {
     !matches!(
         reason,
         "AccessDenied"
+            | FORBIDDEN
             | "XMinioStorageFull"
             | "XMinioAdminBucketQuotaExceeded"
             | "QuotaExceeded"
@@ -84,6 +96,7 @@ fn is_of_all(reason: &str) -> bool {
             // Of a store that has no space left, by its message.
             | "InternalError"
     ) && !reason.starts_with("KMS.")
+        && !is_unheard_of(reason)
 }
 
 impl Breaker {

@@ -4,7 +4,9 @@
 //!
 //! Nobody waits with a request in hand: a job is charged when it is taken, and that is paid for
 //! before the next is taken. So a second may see one job more than its share, and no more than that
-//! in the long run. What a job sends beyond what it was charged for is charged as it is sent.
+//! in the long run. What a job sends beyond what it was charged for is charged as it is sent. Of what
+//! the reserved slots send, who waits for the others pays a second's worth at most: it is counted,
+//! and keeps nobody out for longer than that.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -72,6 +74,11 @@ impl Limit {
         self.owed += n - charged;
     }
 
+    fn sends_aside(&mut self, n: u64) {
+        let room = u64::from(self.most.get()).saturating_sub(self.owed);
+        self.owed += n.min(room);
+    }
+
     fn left(&mut self, n: u64) {
         self.in_hand = self.in_hand.saturating_sub(n);
         self.ahead = self.ahead.min(self.in_hand);
@@ -119,6 +126,11 @@ impl Pace {
     /// A request is sent.
     pub(super) fn sends(&mut self, bytes: u64) {
         self.each(bytes, Limit::sends);
+    }
+
+    /// A request is sent in a slot that is not held back.
+    pub(super) fn sends_aside(&mut self, bytes: u64) {
+        self.each(bytes, Limit::sends_aside);
     }
 
     /// A job that was taken is over.

@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 
 use crate::config::Config;
 use crate::queue::body::Source;
+use crate::queue::gate::Way;
 use crate::queue::image::Image;
 use crate::queue::record::Multipart;
 use crate::queue::task::{Action, Cause, TaskId};
@@ -159,7 +160,7 @@ fn options_of(shared: &Shared) -> MultipartOptions {
     let config = shared.queue.config();
     MultipartOptions {
         concurrency: shared.traffic.at_once(config.part_concurrency),
-        min_rate: shared.traffic.slowest_rate(),
+        min_rate: shared.traffic.slowest_rate(Way::Write),
         floor: config.attempt_floor,
         ..MultipartOptions::default()
     }

@@ -30,6 +30,7 @@ use crate::runtime::Runtime;
 
 use super::attempt::{Shared, Verdict};
 use super::retry;
+use super::traffic::RESERVED;
 
 /// How long what waits for something else to end waits before it looks again: an abort for its
 /// key's own task, a load for its last waiter.
@@ -85,13 +86,16 @@ impl Pool {
     async fn run(&self, slot: Slot) {
         while let Some((job, pass)) = self.shared.queue.next(slot).await {
             let _passed = Passed { pool: self, pass };
-            match job {
-                Job::Task(job) => self.run_task(*job).await,
-                Job::Load(load) => self.run_load(load).await,
-                Job::Image(image) => self.run_image(image).await,
-                Job::Call(call) => self.run_call(call).await,
-                Job::Abort(abort) => self.run_abort(abort).await,
-            }
+            let work = async {
+                match job {
+                    Job::Task(job) => self.run_task(*job).await,
+                    Job::Load(load) => self.run_load(load).await,
+                    Job::Image(image) => self.run_image(image).await,
+                    Job::Call(call) => self.run_call(call).await,
+                    Job::Abort(abort) => self.run_abort(abort).await,
+                }
+            };
+            RESERVED.scope(slot != Slot::General, work).await;
         }
     }
 
@@ -260,6 +264,10 @@ struct Passed<'a> {
 impl Drop for Passed<'_> {
     fn drop(&mut self) {
         self.pool.shared.traffic.left(self.pass);
+        if self.pass.probes {
+            // Whoever looked while it was under way waits for its end, and for no time.
+            self.pool.shared.queue.changed();
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::remote::{Class, Remote, RemoteError, RemoteFuture};
 use crate::sync::Mutex;
 use crate::time::millis;
 
-use super::breaker::{Breaker, Change, Says};
+use super::breaker::{Breaker, Change, FORBIDDEN, Says, is_of_all};
 use super::budget::Budget;
 use super::link::Link;
 use super::pace::Pace;
@@ -72,7 +72,10 @@ struct State {
     breaker: Breaker,
     budget: Budget,
     pace: Pace,
+    /// Of what is written.
     link: Link,
+    /// Of what is read: the other way may be another link.
+    reads: Link,
     throttled: u64,
     throttled_at: Option<Instant>,
     failures: Failures,
@@ -104,11 +107,17 @@ enum Heard<'a> {
     GaveUp,
 }
 
+tokio::task_local! {
+    /// Whether what is done now is done in a slot of its own, outside window and pace.
+    pub(super) static RESERVED: bool;
+}
+
 /// All of it.
 pub(crate) struct Traffic {
     state: Mutex<State>,
     remote: Arc<dyn Remote>,
     min_rate: u64,
+    floor: Duration,
     /// It is told when the breaker opens, and when it closes.
     turned: Notify,
 }
@@ -134,6 +143,7 @@ impl Traffic {
                     now,
                 ),
                 link: Link::default(),
+                reads: Link::default(),
                 throttled: 0,
                 throttled_at: None,
                 failures: Failures {
@@ -143,13 +153,19 @@ impl Traffic {
             }),
             remote,
             min_rate: config.min_rate_bytes,
+            floor: config.attempt_floor,
             turned: Notify::new(),
         })
     }
 
     /// The slowest rate that a body's deadline allows for.
-    pub(super) fn slowest_rate(&self) -> u64 {
-        self.state.lock().link.slowest(self.min_rate)
+    pub(super) fn slowest_rate(&self, way: Way) -> u64 {
+        let state = self.state.lock();
+        let link = match way {
+            Way::Read => &state.reads,
+            Way::Write => &state.link,
+        };
+        link.slowest(self.min_rate)
     }
 
     /// Requests that an upload in parts may have in flight.
@@ -197,19 +213,32 @@ impl Traffic {
                 Heard::Done => {
                     state.window.succeeded(started);
                     state.budget.succeeded();
-                    if made.writes {
-                        state.link.moved(made.bytes, took);
+                    match way {
+                        Way::Write => state.link.moved(made.bytes, took),
+                        Way::Read if made.exact => state.reads.moved(made.bytes, took),
+                        Way::Read => (),
                     }
                     Says::Right
                 }
                 Heard::GaveUp => {
-                    if made.writes {
-                        state.link.gave_up(made.bytes, took);
+                    match way {
+                        Way::Write => state.link.gave_up(made.bytes, took),
+                        // Sooner, it was the reader who gave up, and not the link that was slow.
+                        Way::Read if made.exact && took >= self.floor => {
+                            state.reads.gave_up(made.bytes, took);
+                        }
+                        Way::Read => (),
                     }
                     Says::Nothing
                 }
                 Heard::Failed(error) => match error.class {
-                    Class::Environment => Says::Wrong(reason_of(error)),
+                    Class::Environment => {
+                        let reason = reason_of(error);
+                        match is_of_all(reason) || is_needed(made.operation) {
+                            true => Says::Wrong(reason),
+                            false => Says::Nothing,
+                        }
+                    }
                     Class::Permanent | Class::Conflict => Says::Right,
                     Class::Throttle => {
                         state.throttled += 1;
@@ -282,7 +311,25 @@ impl Traffic {
 
 /// What was wrong, in a word.
 fn reason_of(error: &RemoteError) -> &str {
-    error.code.as_deref().unwrap_or(&error.message)
+    match (&error.code, error.status) {
+        (Some(code), _) => code,
+        (None, Some(401 | 403 | 507)) => FORBIDDEN,
+        (None, _) => &error.message,
+    }
+}
+
+/// Whether it is by such requests that objects are written and read. The right to all others
+/// (lists, deletes, aborts) may be missing for good, and says nothing about these.
+fn is_needed(operation: &str) -> bool {
+    matches!(
+        operation,
+        "PutObject"
+            | "CreateMultipartUpload"
+            | "UploadPart"
+            | "CompleteMultipartUpload"
+            | "GetObject"
+            | "HeadObject"
+    )
 }
 
 impl Gate for Traffic {
@@ -376,7 +423,12 @@ impl Around for Listens {
         request: RemoteFuture<'a, T>,
     ) -> RemoteFuture<'a, T> {
         async move {
-            self.0.state.lock().pace.sends(made.bytes);
+            // How much a whole object is, nobody knows.
+            let bytes = if made.exact { made.bytes } else { 0 };
+            match RESERVED.try_with(|reserved| *reserved).unwrap_or(false) {
+                true => self.0.state.lock().pace.sends_aside(bytes),
+                false => self.0.state.lock().pace.sends(bytes),
+            }
             let mut on_its_way = OnItsWay {
                 traffic: &self.0,
                 made,

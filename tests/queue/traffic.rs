@@ -489,3 +489,163 @@ fn a_pause_and_a_full_window_keep_no_load_waiting() {
         assert_eq!(read.expect("is read"), "bytes");
     });
 }
+
+/// What waits for an operator is not on its way: it hides nothing of what is.
+#[test]
+fn what_an_earlier_life_left_in_quarantine_is_no_recovery() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        let bad = RemoteError::permanent("PutObject", 400, "InvalidArgument");
+        rig.remote
+            .always(Some(Call::Put), Some("bad"), Fault::Error(bad));
+        let bad = submit(&queue, "bad", "bad").await;
+        assert!(matches!(settled(&bad).await, Settlement::Quarantined(_)));
+        // And one that waits behind it.
+        let delete = queue.delete("bad", Options::default()).await;
+        delete.expect("is admitted");
+        queue.shutdown().await.expect("ends");
+        let queue = rig.open().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(queue.quarantined().len(), 1);
+        assert_eq!(queue.health(), Health::Ok);
+        assert!(!queue.snapshot().tasks.recovering);
+        rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        submit(&queue, "late", "1").await;
+        tokio::time::sleep(rig.config.behind_after * 2).await;
+        let health = queue.health();
+        assert!(matches!(health, Health::Behind { .. }), "{health:?}");
+    });
+}
+
+/// HEAD's answers have no body, so no code, and a proxy's page has none that anybody knows: such a
+/// refusal may be about one key as well.
+#[test]
+fn what_is_refused_to_one_key_without_a_known_code_parks_nothing() {
+    let mut wordless = RemoteError::environment("HeadObject", 403, "");
+    wordless.code = None;
+    let unheard = RemoteError::environment("PutObject", 403, "RequestBlocked");
+    for (call, error) in [
+        (Call::Head, wordless.clone()),
+        (Call::Put, wordless),
+        (Call::Put, unheard),
+    ] {
+        paused(async {
+            let rig = Rig::with(|config| config.workers = 2);
+            let queue = rig.open().await;
+            let fault = Fault::Error(error);
+            rig.remote.always(Some(call), Some("sst/mine"), fault);
+            let rewritable = Options {
+                policy: s3_writeback::KeyPolicy::Rewritable,
+                ..Options::default()
+            };
+            let mine = queue.submit("sst/mine", b"1".to_vec(), rewritable).await;
+            let mine = mine.expect("is admitted");
+            for round in 0..20 {
+                let from = Instant::now();
+                let keys = (0..10).map(|at| format!("log/{round}-{at}"));
+                for receipt in &submit_all(&queue, keys).await {
+                    assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
+                }
+                let took = from.elapsed();
+                assert!(took < Duration::from_secs(1), "{call:?}: {took:?}");
+                assert_eq!(queue.snapshot().traffic.writes_parked, None);
+            }
+            rig.remote.heal();
+            assert!(matches!(settled(&mine).await, Settlement::Uploaded(_)));
+        });
+    }
+}
+
+/// Who may not delete may well write.
+#[test]
+fn a_right_that_writes_do_not_need_parks_no_writes() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        submit_all(&queue, keys(5)).await;
+        drained(&queue).await;
+        let denied = RemoteError::environment("DeleteObject", 403, "AccessDenied");
+        rig.remote
+            .always(Some(Call::Delete), None, Fault::Error(denied));
+        for key in keys(5) {
+            queue
+                .delete(&key, Options::default())
+                .await
+                .expect("is admitted");
+        }
+        for round in 0..20 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let from = Instant::now();
+            let receipt = submit(&queue, &format!("log/{round}"), "1").await;
+            assert!(matches!(settled(&receipt).await, Settlement::Uploaded(_)));
+            let took = from.elapsed();
+            assert!(took < Duration::from_secs(1), "{round}: {took:?}");
+            assert_eq!(queue.snapshot().traffic.writes_parked, None);
+        }
+        rig.remote.heal();
+        drained(&queue).await;
+        assert!(!rig.remote.keys().iter().any(|key| key.starts_with("sst/")));
+    });
+}
+
+/// What was written fast says nothing about what is read, nor how large that is.
+#[test]
+fn a_slow_read_ends_however_fast_the_writes_were() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        let body = vec![7; 1 << 20];
+        for key in keys(20) {
+            let receipt = queue.submit(&key, body.clone(), Options::default()).await;
+            settled(&receipt.expect("is admitted")).await;
+        }
+        assert!(queue.snapshot().traffic.link_bytes_per_s > Some(1 << 30));
+        let slow = || Fault::Delay(rig.config.attempt_floor * 3 / 2);
+        rig.remote.always(Some(Call::Get), None, slow());
+        let whole = queue.get("sst/000000", None).within(10 * MINUTE).await;
+        assert_eq!(whole.expect("is read").len(), 1 << 20);
+        // Reads have been fast, and are slow now.
+        let read = |at: u64| queue.get("sst/000001", Some((at, (1 << 20) - 64)));
+        rig.remote.heal();
+        for at in 0..20 {
+            read(at).within(MINUTE).await.expect("is read");
+        }
+        rig.remote.always(Some(Call::Get), None, slow());
+        read(0).within(10 * MINUTE).await.expect("is read");
+    });
+}
+
+/// What is read in the slot that is not held back keeps no upload out, and leaves no debt behind:
+/// five bytes are not counted as a megabyte either.
+#[test]
+fn reads_leave_uploads_their_share_of_a_limit() {
+    let bytes: fn(&mut s3_writeback::Config) = |config| config.max_bytes_per_second = Some(1 << 20);
+    let requests: fn(&mut s3_writeback::Config) =
+        |config| config.max_requests_per_second = Some(10);
+    for limit in [bytes, requests] {
+        paused(async {
+            let rig = Rig::with(limit);
+            let queue = rig.open().await;
+            let body = vec![7; 64 * 1024];
+            let there = queue.submit("there", body, Options::default()).await;
+            settled(&there.expect("is admitted")).await;
+            let fault = Fault::Delay(Duration::from_millis(10));
+            rig.remote.always(Some(Call::Get), None, fault);
+            let mut uploads = Vec::new();
+            for at in 0..6000_u64 {
+                if at % 1000 == 0 {
+                    uploads.push(submit(&queue, &format!("up/{at}"), "1").await);
+                }
+                let range = (at % 2 == 0).then_some((0, 64 * 1024));
+                let read = queue.get("there", range).within(MINUTE).await;
+                assert_eq!(read.expect("is read").len(), 64 * 1024);
+            }
+            let took = drained(&queue).await;
+            assert!(took <= Duration::from_secs(5), "{took:?}");
+            for receipt in &uploads[..5] {
+                assert!(receipt.settlement().is_some(), "while there were reads");
+            }
+        });
+    }
+}
