@@ -21,7 +21,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::queue::gate::Way;
-use crate::remote::classify::is_listed;
 
 /// So many refusals in a row are not about one key.
 const IN_A_ROW: u32 = 3;
@@ -77,12 +76,6 @@ pub(super) struct Breaker {
 /// The reason of a refusal without a code: of those to HEAD, and a proxy's.
 pub(super) const FORBIDDEN: &str = "Forbidden";
 
-/// A word that no row of the table of failures names, and none of ours.
-fn is_unheard_of(reason: &str) -> bool {
-    let ours = ["TlsFailure", "CredentialsUnavailable"];
-    !reason.contains(' ') && !is_listed(reason) && !ours.contains(&reason)
-}
-
 /// Whether a reason cannot be about one key, or about one way only.
 pub(super) fn is_of_all(reason: &str) -> bool {
     !matches!(
@@ -96,7 +89,6 @@ pub(super) fn is_of_all(reason: &str) -> bool {
             // Of a store that has no space left, by its message.
             | "InternalError"
     ) && !reason.starts_with("KMS.")
-        && !is_unheard_of(reason)
 }
 
 impl Breaker {
