@@ -111,9 +111,9 @@ impl Queue {
     }
 
     /// The same, on this thread.
-    fn bring_now(&self, which: impl Fn(&Backlog) -> Vec<TaskId>) -> Result<()> {
+    fn bring_now(&self, which: impl Fn(&State) -> Vec<TaskId>) -> Result<()> {
         loop {
-            let ids = which(&self.lock().backlog);
+            let ids = which(&self.lock());
             if ids.is_empty() {
                 return Ok(());
             }
@@ -144,14 +144,14 @@ impl Queue {
 
     /// Brings in one task, where it is still to come. Blocks on the disk then.
     pub(super) fn bring_task(&self, id: TaskId) -> Result<()> {
-        self.bring_now(|backlog| backlog.with_those_before(id, BATCH))
+        self.bring_now(|state| state.backlog.with_those_before(id, BATCH))
     }
 
     /// Brings in those before `id` whose keys may be `key`. Blocks on the disk.
     pub(super) fn bring_before(&self, id: TaskId, key: &str) -> Result<()> {
         let hash = hash_of(key);
-        self.bring_now(|backlog| {
-            let earlier = backlog.on_key(hash).take_while(|other| *other < id);
+        self.bring_now(|state| {
+            let earlier = state.backlog.on_key(hash).take_while(|other| *other < id);
             earlier.take(BATCH).collect()
         })
     }
@@ -178,21 +178,12 @@ impl Queue {
     /// Brings in those before `below` as far as there is room, at open. Blocks on the disk.
     pub(super) fn bring_first(&self, below: Option<TaskId>) -> Result<()> {
         let window = self.config.recovery_window;
-        loop {
-            let ids: Vec<TaskId> = {
-                let state = self.lock();
-                let room = Backlog::room(window, state.table.came());
-                let next = state.backlog.next(room.min(BATCH)).into_iter();
-                next.take_while(|id| below.is_none_or(|below| *id < below))
-                    .collect()
-            };
-            if ids.is_empty() {
-                return Ok(());
-            }
-            if let Some(error) = self.take_in(read(&self.journal, ids)).error {
-                return Err(error);
-            }
-        }
+        self.bring_now(|state| {
+            let room = Backlog::room(window, state.table.came());
+            let next = state.backlog.next(room.min(BATCH)).into_iter();
+            next.take_while(|id| below.is_none_or(|below| *id < below))
+                .collect()
+        })
     }
 
     /// Whether more of the backlog is about to come in.
