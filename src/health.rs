@@ -32,6 +32,8 @@ pub enum Health {
     },
     /// The local disk is full: nothing new is taken, what is here goes up, and makes room.
     DiskFull,
+    /// The quarantine is full: nothing new is taken until tasks in it are replayed or purged.
+    QuarantineFull,
     /// S3 refuses everything one way; nothing is sent that way but a probe each `probe_interval`.
     /// Credentials, permissions, the bucket or its storage want somebody's attention; nothing is
     /// lost, and it goes on by itself when they are right.
@@ -64,6 +66,7 @@ pub(crate) struct Facts<'a> {
     pub fenced: Option<&'a Error>,
     pub crash_loop: Option<u32>,
     pub disk_full: bool,
+    pub quarantine_full: bool,
     pub parked: Option<(String, SystemTime)>,
     pub recovering: bool,
     pub throttled: bool,
@@ -71,13 +74,33 @@ pub(crate) struct Facts<'a> {
     pub bytes: u64,
 }
 
+/// Two clocks tell one beginning so differently at most, unless the wall clock was set.
+const SAME: Duration = Duration::from_secs(2);
+
 impl Health {
+    /// The same as seen after `before`: what began then has not begun anew, though it is worked out
+    /// from two clocks.
+    pub(crate) fn after(self, before: &Self) -> Self {
+        match (self, before) {
+            (Self::Parked { reason, since }, Self::Parked { since: was, .. }) => {
+                let apart = since
+                    .duration_since(*was)
+                    .or_else(|_| was.duration_since(since));
+                let is_same = apart.is_ok_and(|apart| apart < SAME);
+                let since = if is_same { *was } else { since };
+                Self::Parked { reason, since }
+            }
+            (health, _) => health,
+        }
+    }
+
     pub(crate) fn of(facts: Facts<'_>, behind_after: Duration) -> Self {
         let Facts {
             failed,
             fenced,
             crash_loop,
             disk_full,
+            quarantine_full,
             parked,
             recovering,
             throttled,
@@ -100,6 +123,9 @@ impl Health {
         if disk_full {
             return Self::DiskFull;
         }
+        if quarantine_full {
+            return Self::QuarantineFull;
+        }
         if let Some((reason, since)) = parked {
             return Self::Parked { reason, since };
         }
@@ -121,6 +147,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_began_once_has_one_beginning() {
+        let parked = |reason: &str, ms| Health::Parked {
+            reason: reason.to_owned(),
+            since: SystemTime::UNIX_EPOCH + Duration::from_millis(ms),
+        };
+        let first = parked("ExpiredToken", 10_000);
+        assert_eq!(parked("ExpiredToken", 10_003).after(&first), first);
+        assert_eq!(parked("ExpiredToken", 9_998).after(&first), first);
+        let other = parked("NoSuchBucket", 10_000);
+        assert_eq!(parked("NoSuchBucket", 10_001).after(&first), other);
+        let later = parked("ExpiredToken", 70_000);
+        assert_eq!(later.clone().after(&first), later, "mended meanwhile");
+        assert_eq!(Health::Ok.after(&first), Health::Ok);
+    }
+
+    #[test]
     fn the_worst_is_said() {
         let limit = Duration::from_secs(60);
         let all = || Facts {
@@ -128,6 +170,7 @@ mod tests {
             fenced: None,
             crash_loop: Some(3),
             disk_full: true,
+            quarantine_full: true,
             parked: Some(("ExpiredToken".to_owned(), SystemTime::UNIX_EPOCH)),
             recovering: true,
             throttled: true,
@@ -136,10 +179,11 @@ mod tests {
         };
         let mut facts = all();
         let mut said = Vec::new();
-        let cures: [fn(&mut Facts<'_>); 7] = [
+        let cures: [fn(&mut Facts<'_>); 8] = [
             |facts| facts.failed = None,
             |facts| facts.crash_loop = None,
             |facts| facts.disk_full = false,
+            |facts| facts.quarantine_full = false,
             |facts| facts.parked = None,
             |facts| facts.recovering = false,
             |facts| facts.throttled = false,
@@ -161,6 +205,7 @@ mod tests {
                 },
                 Health::CrashLoop { opens: 3 },
                 Health::DiskFull,
+                Health::QuarantineFull,
                 Health::Parked {
                     reason: "ExpiredToken".to_owned(),
                     since: SystemTime::UNIX_EPOCH

@@ -359,6 +359,7 @@ fn name_of(health: &Health) -> String {
         Health::Parked { reason, .. } => return format!("parked {reason}"),
         Health::Recovering => "recovering",
         Health::DiskFull => "disk full",
+        Health::QuarantineFull => "quarantine full",
         Health::Fenced { .. } => "fenced",
         Health::Failed { .. } => "failed",
         _ => "?",

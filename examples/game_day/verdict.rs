@@ -85,12 +85,10 @@ pub fn promises(
             Weather::Fine | Weather::Throttling | Weather::Hang => {}
             // Reads and writes have a probe each.
             Weather::Credentials => promises.extend([
-                probes(plan, planned, "writes", phase.puts, 1),
-                probes(plan, planned, "reads", phase.requests - phase.puts, 1),
+                probes(plan, planned, "writes", phase.puts),
+                probes(plan, planned, "reads", phase.requests - phase.puts),
             ]),
-            // What is refused to one key parks the others only when it is refused to several in a
-            // row, and what goes through meanwhile breaks the row.
-            Weather::Full => promises.push(probes(plan, planned, "writes", phase.puts, 2)),
+            Weather::Full => promises.push(probes(plan, planned, "writes", phase.puts)),
             Weather::Outage => promises.push(outage(plan, phase, planned.lasts)),
         }
     }
@@ -105,10 +103,10 @@ pub fn promises(
     promises
 }
 
-/// What is in flight when it begins, as many `rounds` of it as it takes to see what is wrong, one
-/// request with new credentials, and from then on a probe an interval.
-fn probes(plan: &Plan, planned: &Phase, of: &str, sent: u64, rounds: u64) -> Promise {
-    let (first, probes) = (rounds * plan.at_once(), 1 + plan.probes(planned.lasts));
+/// What is in flight when it begins, one request with new credentials, and from then on a probe an
+/// interval.
+fn probes(plan: &Plan, planned: &Phase, of: &str, sent: u64) -> Promise {
+    let (first, probes) = (plan.at_once(), 1 + plan.probes(planned.lasts));
     let every = plan.config.probe_interval;
     Promise::new(
         format!("{of} sent in: {}", planned.name),

@@ -343,6 +343,11 @@ impl Admission {
         acquire
     }
 
+    /// Whether nothing new is admitted for what is in quarantine.
+    pub(crate) fn quarantine_is_full(&self) -> bool {
+        self.state.lock().quarantine_over().is_some()
+    }
+
     /// Why there is no room now.
     pub(crate) fn refusal(&self, pool: Pool, need: Need) -> Error {
         let state = self.state.lock();

@@ -4,7 +4,10 @@
 //! whoever makes a call waits for it, and tries again or does not.
 //!
 //! A call goes before all uploads, and the slot that is reserved for checkpoints takes it too: so
-//! it is made as soon as any of those slots is free.
+//! it is made as soon as any of those slots is free. One that nobody waits for any more is not made:
+//! it would be the breaker's probe, and nobody hear its answer.
+
+use std::sync::Weak;
 
 use futures::future::BoxFuture;
 
@@ -15,6 +18,14 @@ use super::gate::Way;
 pub(crate) struct Call {
     pub way: Way,
     pub made: BoxFuture<'static, ()>,
+    /// Is gone with whoever waits for the answer.
+    pub asker: Weak<()>,
+}
+
+impl Call {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.asker.strong_count() > 0
+    }
 }
 
 impl std::fmt::Debug for Call {
@@ -31,6 +42,9 @@ impl Queue {
     pub(crate) fn submit_call(&self, call: Call) {
         {
             let mut state = self.lock();
+            if state.calls.len() >= MAX_CALLS {
+                state.calls.retain(Call::is_wanted);
+            }
             if !state.closed && state.calls.len() < MAX_CALLS {
                 state.calls.push_back(call);
             }

@@ -513,7 +513,7 @@ pub struct Counts {
     pub loads: usize,
     /// Images of parts that wait for S3 or are in flight.
     pub images: usize,
-    /// Age of the oldest task that is not in quarantine, in milliseconds.
+    /// Age of the oldest task that is neither in quarantine nor behind one that is, in milliseconds.
     pub oldest_ms: u64,
     /// Age of the oldest task that could run and does not, in milliseconds.
     pub oldest_ready_ms: u64,

@@ -7,13 +7,34 @@
 
 use tokio::time::Instant;
 
+use crate::remote::classify::Operation;
+
 use super::table::Slot;
 
-/// Which way a job's bytes go.
+/// Which way a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Read,
     Write,
+    /// It takes away what is there: a delete, or the abort of an upload.
+    Remove,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Remove];
+
+    /// That of a request by S3's name of it.
+    pub(crate) fn of(operation: &str) -> Self {
+        match Operation::by_name(operation) {
+            Some(Operation::DeleteObject | Operation::AbortMultipartUpload) => Self::Remove,
+            Some(operation) if operation.is_write() => Self::Write,
+            _ => Self::Read,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// What may be taken now.
@@ -21,6 +42,7 @@ pub(crate) enum Way {
 pub(crate) struct May {
     pub reads: bool,
     pub writes: bool,
+    pub removes: bool,
     /// When it may be more, without anything's ending before.
     pub again: Option<Instant>,
 }
@@ -30,13 +52,25 @@ impl May {
     pub(crate) const ALL: Self = Self {
         reads: true,
         writes: true,
+        removes: true,
         again: None,
     };
+
+    /// Nothing, before `again`.
+    pub(crate) const fn none(again: Option<Instant>) -> Self {
+        Self {
+            reads: false,
+            writes: false,
+            removes: false,
+            again,
+        }
+    }
 
     pub(crate) const fn go(self, way: Way) -> bool {
         match way {
             Way::Read => self.reads,
             Way::Write => self.writes,
+            Way::Remove => self.removes,
         }
     }
 }

@@ -238,6 +238,8 @@ impl Totals {
 #[derive(Debug)]
 pub(crate) struct TaskJob {
     pub id: TaskId,
+    /// As what it was taken.
+    pub way: Way,
     pub key: Arc<str>,
     pub policy: KeyPolicy,
     pub action: Action,
@@ -266,10 +268,12 @@ pub(crate) enum Job {
 }
 
 impl Job {
-    const fn way(&self) -> Way {
+    fn way(&self) -> Way {
         match self {
-            Self::Task(_) | Self::Image(_) | Self::Abort(_) => Way::Write,
+            Self::Task(task) => task.way,
+            Self::Image(_) => Way::Write,
             Self::Load(_) => Way::Read,
+            Self::Abort(_) => Way::Remove,
             Self::Call(call) => call.way,
         }
     }

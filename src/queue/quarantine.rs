@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -175,9 +174,10 @@ impl Queue {
 
     /// Puts a task that is in quarantine into line again.
     pub(crate) async fn replay(self: Arc<Self>, id: TaskId) -> Result<Receipt> {
+        // What was admitted under larger limits comes back under smaller ones: alone.
         let need = Need {
             tasks: 1,
-            bytes: self.quarantined_task(id)?.len,
+            bytes: self.quarantined_task(id)?.len.min(self.config.max_bytes),
             ..Need::default()
         };
         let permit = self.admission.acquire_to_replay(need).await?;
@@ -207,24 +207,23 @@ impl Queue {
         });
         history.drain(..history.len().saturating_sub(MAX_HISTORY));
         // On its way to the disk before anything is changed: a journal that has failed takes none.
-        self.journal.append(Append::note(
-            kind::NOTE,
-            id.0,
-            slot::QUARANTINE,
-            Bytes::new(),
-        ))?;
-        // It starts anew: none of its attempts so far is charged any more.
+        // Whatever of it a crash leaves is sound: that it starts anew, and none of its attempts so
+        // far is charged any more, comes before that it has left.
         let counted_to = self.journal.status().next_location.saturating_sub(1);
         let forgiven = record::encode(&Crashes {
             count: 0,
             counted_to,
         });
-        self.journal
-            .append(Append::note(kind::NOTE, id.0, slot::CRASHES, forgiven))?;
-        self.note(id, slot::FAILED, Bytes::new(), false);
         let past = record::encode(&history);
-        self.journal
-            .append(Append::note(kind::NOTE, id.0, slot::HISTORY, past))?;
+        for (slot, head) in [
+            (slot::CRASHES, forgiven),
+            (slot::FAILED, Vec::new()),
+            (slot::QUARANTINE, Vec::new()),
+            (slot::HISTORY, past),
+        ] {
+            self.journal
+                .append(Append::note(kind::NOTE, id.0, slot, head))?;
+        }
         crate::crash_point::crash_point("quarantine.replayed");
         let State { table, backlog, .. } = &mut *state;
         let owed = |task| backlog.contains(task);

@@ -376,6 +376,7 @@ fn insert_recovered(
         crashes,
         sent,
         suspect,
+        aside: false,
         multipart: None,
     });
 }

@@ -497,6 +497,7 @@ impl Queue {
             crashes: 0,
             sent: false,
             suspect: false,
+            aside: false,
             multipart: None,
         });
         Ok(Admitted::New(receipt))

@@ -76,6 +76,8 @@ pub(crate) struct Task {
     pub sent: bool,
     /// It was in flight at a crash, and has not come back from an attempt since.
     pub suspect: bool,
+    /// It was taken out of its turn, and holds nothing of its prefix's share.
+    pub aside: bool,
     pub multipart: Option<MultipartUploadState>,
 }
 
@@ -192,6 +194,8 @@ pub(crate) struct Table {
     /// The covers of all tasks that are not in S3.
     open: BTreeSet<TaskId>,
     suspects: BTreeSet<TaskId>,
+    /// Deletes that are ready.
+    deletes: BTreeSet<TaskId>,
     quarantined: BTreeMap<TaskId, ()>,
     /// Durable, with a body in memory that could go.
     kept: BTreeSet<TaskId>,
@@ -222,6 +226,7 @@ impl Table {
             dependents: HashMap::new(),
             open: BTreeSet::new(),
             suspects: BTreeSet::new(),
+            deletes: BTreeSet::new(),
             quarantined: BTreeMap::new(),
             kept: BTreeSet::new(),
             spent: Vec::new(),
@@ -271,6 +276,12 @@ impl Table {
     fn set(&mut self, slot: usize, status: Status) -> Option<Status> {
         let task = self.tasks.get_mut(slot)?;
         let (id, is) = (task.id, status.clone());
+        if task.action == Action::Delete {
+            match is.is_ready() {
+                true => self.deletes.insert(id),
+                false => self.deletes.remove(&id),
+            };
+        }
         let was = std::mem::replace(&mut task.status, status);
         self.count(id, Some(&was), Some(&is));
         Some(was)
@@ -279,6 +290,7 @@ impl Table {
     /// Takes a task off the table.
     fn remove(&mut self, slot: usize) -> Option<Task> {
         let task = self.tasks.try_remove(slot)?;
+        self.deletes.remove(&task.id);
         self.count(task.id, Some(&task.status), None);
         Some(task)
     }
@@ -342,15 +354,26 @@ impl Table {
         self.quarantined.keys().filter_map(|id| self.get(*id))
     }
 
-    /// Since when the oldest task that is not in quarantine has been here, and the oldest of those
-    /// that could run.
+    /// Whether a task waits for an operator: it is in quarantine, or behind one on its key that is.
+    fn waits_for_operator(&self, task: &Task) -> bool {
+        let in_quarantine = |task: &Task| matches!(task.status, Status::Quarantined(_));
+        if self.quarantined.is_empty() {
+            return false;
+        }
+        let first = self.keys.get(&task.key).and_then(|queue| queue.front());
+        let first = first.and_then(|slot| self.tasks.get(*slot));
+        in_quarantine(task) || first.is_some_and(in_quarantine)
+    }
+
+    /// Since when the oldest task that no operator has to look at has been here, and the oldest of
+    /// those that could run.
     pub(crate) fn oldest(&self) -> [Option<Instant>; 2] {
         let mut oldest = [None; 2];
         let earlier = |known: &mut Option<Instant>, since| {
             *known = Some(known.map_or(since, |known| since.min(known)));
         };
         for task in self.iter() {
-            if !matches!(task.status, Status::Quarantined(_)) {
+            if !self.waits_for_operator(task) {
                 earlier(&mut oldest[0], task.since);
             }
             if task.status.is_ready() {
@@ -576,10 +599,29 @@ impl Table {
                 popped?.slot
             }
         };
+        self.start(taken, now)
+    }
+
+    /// The oldest delete that may run, whatever else is in line before it: for when nothing but
+    /// deletes may go.
+    pub(crate) fn take_delete(&mut self, now: Instant) -> Option<&mut Task> {
+        if self.suspect_running {
+            return None;
+        }
+        let is_suspect = |id: &&TaskId| self.suspects.contains(*id);
+        let first = self.deletes.iter().find(|id| !is_suspect(id))?;
+        let at = self.by_id.get(first).copied()?;
+        let task = self.tasks.get_mut(at)?;
+        task.aside = true;
+        self.void_entries += 1;
+        self.start(at, now)
+    }
+
+    fn start(&mut self, at: usize, now: Instant) -> Option<&mut Task> {
         self.running += 1;
         self.ready -= 1;
-        self.set(taken, Status::Running { since: now });
-        let task = self.tasks.get_mut(taken)?;
+        self.set(at, Status::Running { since: now });
+        let task = self.tasks.get_mut(at)?;
         task.attempts = task.attempts.saturating_add(1);
         Some(task)
     }
@@ -610,13 +652,14 @@ impl Table {
             return;
         }
         let was_suspect = std::mem::take(&mut task.suspect);
+        let aside = std::mem::take(&mut task.aside);
         let key = Arc::clone(&task.key);
         self.set(slot, Status::Waiting);
         self.running -= 1;
         if was_suspect {
             self.suspects.remove(&id);
             self.suspect_running = false;
-        } else {
+        } else if !aside {
             self.lanes.ended(&key);
         }
     }
@@ -872,17 +915,10 @@ impl Table {
         self.open.first().copied()
     }
 
-    /// Whether any of the tasks up to `upto` is on its way to S3: none that is in quarantine, or
-    /// behind one that is, for those wait for an operator.
+    /// Whether any of the tasks up to `upto` is on its way to S3.
     pub(crate) fn is_recovering(&self, upto: TaskId) -> bool {
-        let in_quarantine = |task: &Task| matches!(task.status, Status::Quarantined(_));
-        let moves = |task: &Task| {
-            let first = self.keys.get(&task.key).and_then(|queue| queue.front());
-            let first = first.and_then(|slot| self.tasks.get(*slot));
-            !in_quarantine(task) && !first.is_some_and(in_quarantine)
-        };
-        self.first_open().is_some_and(|open| open <= upto)
-            && self.iter().any(|task| task.cover <= upto && moves(task))
+        let moves = |task: &Task| task.cover <= upto && !self.waits_for_operator(task);
+        self.first_open().is_some_and(|open| open <= upto) && self.iter().any(moves)
     }
 
     /// Whether anything can move before `deadline` without help from outside.

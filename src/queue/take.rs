@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::gate::{Gate, May};
+use super::call::Call;
+use super::gate::{Gate, May, Way};
 use super::image::Image;
 use super::line::Line;
 use super::load::Load;
-use super::table::Slot;
+use super::table::{Slot, Task};
 use super::task::Lane;
 use super::{Job, State, TaskJob};
 
@@ -33,8 +34,13 @@ impl State {
         may.writes && !self.is_held() && slot != Slot::Reserved(Lane::Load)
     }
 
-    fn for_aborts(&self, slot: Slot) -> bool {
-        slot == Slot::General && self.aborts.running() == 0
+    /// Whether it may have what removes: that goes where nothing may be written, too.
+    fn for_removing(&self, slot: Slot, may: May) -> bool {
+        may.removes && !self.is_held() && slot == Slot::General
+    }
+
+    fn for_aborts(&self, slot: Slot, may: May) -> bool {
+        self.for_removing(slot, may) && self.aborts.running() == 0
     }
 
     /// The next job for this slot, of what may go.
@@ -48,8 +54,7 @@ impl State {
     ) -> Option<Job> {
         let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
         if slot != Slot::Reserved(Lane::Load)
-            && let Some(at) = self.calls.iter().position(|call| may.go(call.way))
-            && let Some(call) = self.calls.remove(at)
+            && let Some(call) = self.take_call(may)
         {
             return Some(Job::Call(call));
         }
@@ -60,10 +65,14 @@ impl State {
             return Some(Job::Load(load));
         }
         if !self.for_sending(slot, may) {
-            return None;
+            return match self.for_removing(slot, may) {
+                true => self.take_removal(slot, may, now, gate),
+                false => None,
+            };
         }
         self.aborts.wake(now);
         self.wake_retries(now, gate);
+        let for_aborts = self.for_aborts(slot, may);
         if urgent_only {
             // Whatever else there is: what a checkpoint waits for has this slot to itself.
             let urgent = self.images.take_such(|_| true, Image::is_urgent);
@@ -76,7 +85,6 @@ impl State {
         {
             return Some(Job::Image(image));
         }
-        let for_aborts = self.for_aborts(slot);
         if for_aborts
             && mem::take(&mut self.aborts_turn)
             && let Some(abort) = self.aborts.take(|_| true)
@@ -92,6 +100,29 @@ impl State {
             return Some(Job::Abort(abort));
         }
         self.images.take(|_| true).map(Job::Image)
+    }
+
+    fn take_call(&mut self, may: May) -> Option<Call> {
+        loop {
+            let at = self.calls.iter().position(|call| may.go(call.way))?;
+            let call = self.calls.remove(at).filter(Call::is_wanted);
+            if call.is_some() {
+                return call;
+            }
+        }
+    }
+
+    /// The next of what only removes.
+    fn take_removal(&mut self, slot: Slot, may: May, now: Instant, gate: &dyn Gate) -> Option<Job> {
+        self.aborts.wake(now);
+        self.wake_retries(now, gate);
+        if let Some(task) = self.table.take_delete(now) {
+            return Some(job_of(task, Way::Remove));
+        }
+        let abort = self
+            .for_aborts(slot, may)
+            .then(|| self.aborts.take(|_| true));
+        abort.flatten().map(Job::Abort)
     }
 
     /// What has backed off for long enough is ready, as far as it can be paid for: whoever has waited
@@ -119,21 +150,7 @@ impl State {
 
     fn take_task(&mut self, slot: Slot, now: Instant) -> Option<Job> {
         let task = self.table.take(slot, now)?;
-        Some(Job::Task(Box::new(TaskJob {
-            id: task.id,
-            key: Arc::clone(&task.key),
-            policy: task.policy,
-            action: task.action.clone(),
-            condition: task.condition.clone(),
-            headers: Arc::clone(&task.headers),
-            len: task.len,
-            checksum: task.checksum,
-            memory: task.memory.clone(),
-            failures: task.failures,
-            sent_before: mem::replace(&mut task.sent, true),
-            in_flight: None,
-            multipart: task.multipart.take(),
-        })))
+        Some(job_of(task, Way::Write))
     }
 
     /// When there may be more for this slot. Only of what it may take: of anything else, one that
@@ -154,17 +171,38 @@ impl State {
             false => gate.next_retry(now),
         };
         let loads = self.for_loads(slot, may, workers);
+        let tasks = sends || self.for_removing(slot, may);
         let images = sends && (!urgent_only || self.images.has(Image::is_urgent));
         let dues = [
             self.loads.next_due().filter(|_| loads),
-            self.table.next_due().filter(|_| sends).map(paid),
+            self.table.next_due().filter(|_| tasks).map(paid),
             self.images.next_due().filter(|_| images).map(paid),
             self.aborts
                 .next_due()
-                .filter(|_| sends && self.for_aborts(slot)),
+                .filter(|_| self.for_aborts(slot, may)),
         ];
         dues.into_iter().flatten().min()
     }
+}
+
+/// A task as a worker has it. Deletes go as writes as well: they have their turn among them.
+fn job_of(task: &mut Task, way: Way) -> Job {
+    Job::Task(Box::new(TaskJob {
+        id: task.id,
+        way,
+        key: Arc::clone(&task.key),
+        policy: task.policy,
+        action: task.action.clone(),
+        condition: task.condition.clone(),
+        headers: Arc::clone(&task.headers),
+        len: task.len,
+        checksum: task.checksum,
+        memory: task.memory.clone(),
+        failures: task.failures,
+        sent_before: mem::replace(&mut task.sent, true),
+        in_flight: None,
+        multipart: task.multipart.take(),
+    }))
 }
 
 fn take_load(loads: &mut Line<Load>, urgent_only: bool) -> Option<Load> {

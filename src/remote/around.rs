@@ -18,8 +18,6 @@ const WHOLE: u64 = 1024 * 1024;
 pub(crate) struct Made {
     /// S3's name of it.
     pub operation: &'static str,
-    /// Whether it changes anything.
-    pub writes: bool,
     /// Bytes that it moves, or may move.
     pub bytes: u64,
     /// Whether it moves exactly so many.
@@ -42,19 +40,9 @@ pub(crate) struct Wrapped<A> {
     pub with: A,
 }
 
-const fn reads(operation: &'static str, bytes: u64) -> Made {
+const fn made(operation: &'static str, bytes: u64) -> Made {
     Made {
         operation,
-        writes: false,
-        bytes,
-        exact: true,
-    }
-}
-
-const fn writes(operation: &'static str, bytes: u64) -> Made {
-    Made {
-        operation,
-        writes: true,
         bytes,
         exact: true,
     }
@@ -62,69 +50,69 @@ const fn writes(operation: &'static str, bytes: u64) -> Made {
 
 impl<A: Around> Remote for Wrapped<A> {
     fn put(&self, request: PutRequest) -> RemoteFuture<'_, ObjectInfo> {
-        let made = writes("PutObject", request.body.len() as u64);
+        let made = made("PutObject", request.body.len() as u64);
         self.with.around(made, self.remote.put(request))
     }
 
     fn get(&self, request: GetRequest) -> RemoteFuture<'_, Option<GetResponse>> {
         let made = Made {
             exact: request.range.is_some(),
-            ..reads("GetObject", request.range.map_or(WHOLE, |(_, len)| len))
+            ..made("GetObject", request.range.map_or(WHOLE, |(_, len)| len))
         };
         self.with.around(made, self.remote.get(request))
     }
 
     fn head(&self, key: &str) -> RemoteFuture<'_, Option<ObjectInfo>> {
-        let made = reads("HeadObject", 0);
+        let made = made("HeadObject", 0);
         self.with.around(made, self.remote.head(key))
     }
 
     fn delete(&self, key: &str, if_match: Option<ETag>) -> RemoteFuture<'_, ()> {
-        let made = writes("DeleteObject", 0);
+        let made = made("DeleteObject", 0);
         self.with.around(made, self.remote.delete(key, if_match))
     }
 
     fn list(&self, prefix: &str, from: Option<String>) -> RemoteFuture<'_, ListPage> {
-        let made = reads("ListObjectsV2", 0);
+        let made = made("ListObjectsV2", 0);
         self.with.around(made, self.remote.list(prefix, from))
     }
 
     fn create_multipart(&self, request: CreateMultipart) -> RemoteFuture<'_, String> {
-        let made = writes("CreateMultipartUpload", 0);
+        let made = made("CreateMultipartUpload", 0);
         self.with
             .around(made, self.remote.create_multipart(request))
     }
 
     fn upload_part(&self, request: UploadPart) -> RemoteFuture<'_, PartInfo> {
-        let made = writes("UploadPart", request.body.len() as u64);
+        let made = made("UploadPart", request.body.len() as u64);
         self.with.around(made, self.remote.upload_part(request))
     }
 
     fn complete_multipart(&self, request: CompleteMultipart) -> RemoteFuture<'_, ObjectInfo> {
-        let made = writes("CompleteMultipartUpload", 0);
+        let made = made("CompleteMultipartUpload", 0);
         self.with
             .around(made, self.remote.complete_multipart(request))
     }
 
     fn abort_multipart(&self, key: &str, upload_id: &str) -> RemoteFuture<'_, ()> {
-        let made = writes("AbortMultipartUpload", 0);
+        let made = made("AbortMultipartUpload", 0);
         self.with
             .around(made, self.remote.abort_multipart(key, upload_id))
     }
 
     fn list_multipart(&self, key: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
-        let made = reads("ListMultipartUploads", 0);
+        let made = made("ListMultipartUploads", 0);
         self.with.around(made, self.remote.list_multipart(key))
     }
 
     fn list_multipart_under(&self, prefix: &str) -> RemoteFuture<'_, Vec<MultipartUpload>> {
-        let made = reads("ListMultipartUploads", 0);
+        let made = made("ListMultipartUploads", 0);
         self.with
             .around(made, self.remote.list_multipart_under(prefix))
     }
 
     fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
-        let made = reads("GetBucketVersioning", 0);
+        let made = made("GetBucketVersioning", 0);
         self.with.around(made, self.remote.bucket())
     }
 

@@ -205,7 +205,6 @@ mod tests {
         let errors = Arc::new(Errors::default());
         let made = Made {
             operation: "PutObject",
-            writes: true,
             bytes: 0,
             exact: true,
         };

@@ -137,6 +137,7 @@ struct State {
     seen: Vec<Seen>,
     in_flight: usize,
     most_in_flight: usize,
+    refreshes: usize,
     /// What requests meet that no rule is about.
     weather: Option<Weather>,
     hook: Option<Hook<Call>>,
@@ -264,6 +265,11 @@ impl SimRemote {
     /// Conditions are accepted and not looked at, as some servers do.
     pub fn ignore_conditions(&self, ignore: bool) {
         self.state.lock().bucket.ignore_conditions = ignore;
+    }
+
+    /// The same of the conditions of a completion of parts only.
+    pub fn complete_always(&self, always: bool) {
+        self.state.lock().bucket.complete_always = always;
     }
 
     /// What is so of the bucket as a whole.
@@ -396,6 +402,12 @@ impl SimRemote {
         (state.in_flight, state.most_in_flight)
     }
 
+    /// How often credentials were thrown away.
+    #[must_use]
+    pub fn refreshes(&self) -> usize {
+        self.state.lock().refreshes
+    }
+
     /// Unfinished multipart uploads.
     #[must_use]
     pub fn unfinished(&self) -> usize {
@@ -449,7 +461,7 @@ impl SimRemote {
                 None => state
                     .weather
                     .as_mut()
-                    .map_or_else(Lot::default, |weather| weather.lot(call)),
+                    .map_or_else(Lot::default, |weather| weather.lot(call, key)),
             }
         };
         let _in_flight = InFlight(self.clone());
@@ -635,6 +647,10 @@ impl Remote for SimRemote {
     fn bucket(&self) -> RemoteFuture<'_, BucketFacts> {
         let facts = self.state.lock().bucket.facts;
         Box::pin(std::future::ready(Ok(facts)))
+    }
+
+    fn refresh_credentials(&self) {
+        self.state.lock().refreshes += 1;
     }
 
     fn describe(&self) -> String {

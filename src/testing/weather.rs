@@ -13,7 +13,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::remote::RemoteError;
+use crate::remote::{Crc64, RemoteError};
 
 use super::remote::{Call, Fault};
 
@@ -70,18 +70,24 @@ pub enum Outage {
     Throttled,
     /// The credentials are not good any more: 403.
     Credentials,
-    /// It is full: 507 to what writes.
+    /// It is full: 507 to what makes objects; what removes them makes room.
     Full,
+    /// What writes or removes is refused, with a code that no table has.
+    Unheard,
+    /// What writes under every other key is denied: 403.
+    Denied,
 }
 
 impl Outage {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Refused,
         Self::Hanging,
         Self::Throttled,
         Self::Credentials,
         Self::Full,
+        Self::Unheard,
+        Self::Denied,
     ];
 }
 
@@ -141,7 +147,7 @@ impl Weather {
         &self.met
     }
 
-    pub(super) fn lot(&mut self, call: Call) -> Lot {
+    pub(super) fn lot(&mut self, call: Call, key: &str) -> Lot {
         let longest = u64::try_from(self.latency.as_micros()).unwrap_or(u64::MAX);
         let longest = match self.rng.random_range(0..10) {
             0 => longest,
@@ -162,10 +168,17 @@ impl Weather {
             None => true,
         };
         let odds = self.odds;
-        let writes = !matches!(
-            call,
-            Call::Get | Call::Head | Call::List | Call::ListMultipart
-        );
+        let removes = matches!(call, Call::Delete | Call::AbortMultipart);
+        let makes = !removes
+            && !matches!(
+                call,
+                Call::Get | Call::Head | Call::List | Call::ListMultipart
+            );
+        let environment = |status, code| {
+            Some(Fault::Error(RemoteError::environment(
+                operation, status, code,
+            )))
+        };
         let fault = match self.outage {
             Some(Outage::Refused) => met(
                 "refused",
@@ -176,23 +189,15 @@ impl Weather {
                 "outage: throttled",
                 Some(Fault::Error(RemoteError::throttled(operation))),
             ),
-            Some(Outage::Credentials) => met(
-                "credentials",
-                Some(Fault::Error(RemoteError::environment(
-                    operation,
-                    403,
-                    "ExpiredToken",
-                ))),
-            ),
-            Some(Outage::Full) if writes => met(
-                "full",
-                Some(Fault::Error(RemoteError::environment(
-                    operation,
-                    507,
-                    "InsufficientStorage",
-                ))),
-            ),
-            Some(Outage::Full) | None => {
+            Some(Outage::Credentials) => met("credentials", environment(403, "ExpiredToken")),
+            Some(Outage::Full) if makes => met("full", environment(507, "XMinioStorageFull")),
+            Some(Outage::Unheard) if makes || removes => {
+                met("unheard", environment(507, "NothingThatAnyTableHas"))
+            }
+            Some(Outage::Denied) if makes && is_denied(key) => {
+                met("denied", environment(403, "AccessDenied"))
+            }
+            Some(Outage::Full | Outage::Unheard | Outage::Denied) | None => {
                 if falls_on(odds.error) {
                     met(
                         "error",
@@ -230,4 +235,9 @@ impl Weather {
         };
         Lot { after, fault }
     }
+}
+
+/// Every other key, by chance but always the same.
+fn is_denied(key: &str) -> bool {
+    Crc64::of(key.as_bytes()).0 % 2 == 0
 }

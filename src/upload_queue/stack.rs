@@ -89,6 +89,7 @@ impl Stack {
     pub(super) fn look_at_health(&self) {
         let health = self.health();
         self.seen.health.send_if_modified(|now| {
+            let health = health.after(now);
             let is_news = *now != health;
             *now = health;
             is_news
@@ -106,6 +107,7 @@ impl Stack {
             fenced: parts.and_then(|parts| parts.fenced()),
             crash_loop: counts.crash_loop,
             disk_full: counts.disk_full,
+            quarantine_full: self.queue.admission.quarantine_is_full(),
             parked: parked.map(|parked| {
                 let since = self.clock.now() - Duration::from_millis(parked.for_ms);
                 (parked.reason, since)

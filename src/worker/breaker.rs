@@ -2,18 +2,22 @@
 //!
 //! Credentials that have expired, a bucket that is gone, a store that is full: no retry of one
 //! request mends that, and thousands of them are a storm. So tasks stay in line, no attempt of
-//! theirs is charged, and the next that would have gone is the probe. Reads and writes have a half
-//! each: a store that is full is still read. (Nygard, "Release It!", 2007.) A pure structure: no
-//! clock, no lock.
+//! theirs is charged, and the next that would have gone is the probe. Reads, writes and what
+//! removes have a part each: a store that is full is still read, and what is deleted makes room.
+//! (Nygard, "Release It!", 2007.) A pure structure: no clock, no lock.
 //!
-//! 1. Credentials are thrown away once, and one request made with new ones, before anything waits
-//!    for the interval.
+//! 1. Credentials are thrown away once, at most once an interval, and one request made with new
+//!    ones, before anything waits for the interval.
 //! 2. What is refused to one key only (`AccessDenied`, and a refusal that does not say why) says
-//!    nothing about others until it has been so several times in a row; what cannot be about a key
-//!    opens both halves at once.
-//! 3. An answer that could not have been given if the world were not right closes it: success, and
-//!    refusals that are the request's own fault. Silence and throttling say nothing.
+//!    nothing about others until it has been so several times in a row. Where another key's success
+//!    has closed it, such refusals are known to be about keys, and it stays closed for as long as
+//!    there is a success an interval: who may not write under one prefix keeps no other waiting.
+//!    What cannot be about a key opens at once: for one way, or for all.
+//! 3. What opened it is mended where an answer shows it: for a store that is full nothing but a
+//!    success; for credentials any answer, a refusal that is the request's own fault too. Silence
+//!    and throttling say nothing.
 //! 4. What was sent before it opened is no news.
+//! 5. A probe that came back without having asked anything cost nothing, and the next goes at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +32,16 @@ const IN_A_ROW: u32 = 3;
 /// What an answer says of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says<'a> {
-    /// It is right.
-    Right,
+    /// It is right: what was asked for was done.
+    Done,
+    /// Whoever asked may ask for such a thing; it was the request that was wrong.
+    Answered,
+    /// Whoever asked is known, and S3 is there; what was asked for is nothing that others need.
+    Known,
     /// It is not, for this reason.
     Wrong(&'a str),
+    /// It is not, and what was asked for is nothing that others need.
+    Refused,
     Nothing,
 }
 
@@ -41,9 +51,20 @@ pub(super) enum Change {
     None,
     /// Credentials are to be thrown away: the next request is a probe.
     Refresh,
-    /// That one was refused as well.
+    /// Nothing goes any more.
     Opened(Arc<str>),
     Closed(Arc<str>),
+}
+
+/// What a reason may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// One key, or all of them.
+    Key,
+    /// Whatever goes this way.
+    Way,
+    /// Everything.
+    All,
 }
 
 /// Why nothing goes one way, and since when.
@@ -53,66 +74,66 @@ pub(super) struct Open {
     pub since: Instant,
     /// When the next probe may go.
     pub next: Instant,
+    about: About,
     probing: bool,
+    /// Something was asked since the probe was taken.
+    asked: bool,
     /// A probe with new credentials was refused too.
     pub confirmed: bool,
-    /// It is about no single key, and no single way.
-    of_all: bool,
 }
 
 #[derive(Debug, Default)]
-struct Half {
+struct Part {
     in_a_row: u32,
+    /// The last success.
+    done: Option<Instant>,
+    /// Refusals were seen to be about keys.
+    mixed: bool,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    reads: Half,
-    writes: Half,
+    parts: [Part; Way::ALL.len()],
     interval: Duration,
+    refreshed: Option<Instant>,
 }
 
 /// The reason of a refusal without a code: of those to HEAD, and a proxy's.
 pub(super) const FORBIDDEN: &str = "Forbidden";
+/// That of 507 without a code.
+pub(super) const FULL: &str = "InsufficientStorage";
 
-/// Whether a reason cannot be about one key, or about one way only.
-pub(super) fn is_of_all(reason: &str) -> bool {
-    !matches!(
-        reason,
-        "AccessDenied"
-            | FORBIDDEN
-            | "XMinioStorageFull"
-            | "XMinioAdminBucketQuotaExceeded"
-            | "QuotaExceeded"
-            | "ObjectLocked"
-            // Of a store that has no space left, by its message.
-            | "InternalError"
-    ) && !reason.starts_with("KMS.")
+/// What a reason may be about.
+pub(super) fn about(reason: &str) -> About {
+    match reason {
+        "AccessDenied" | FORBIDDEN | "ObjectLocked" => About::Key,
+        FULL | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "QuotaExceeded" => {
+            About::Way
+        }
+        // Of a store that has no space left, by its message.
+        "InternalError" => About::Way,
+        kms if kms.starts_with("KMS.") => About::Key,
+        _ => About::All,
+    }
 }
 
 impl Breaker {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
-            reads: Half::default(),
-            writes: Half::default(),
+            parts: Default::default(),
             interval,
+            refreshed: None,
         }
     }
 
-    fn half(&mut self, way: Way) -> &mut Half {
-        match way {
-            Way::Read => &mut self.reads,
-            Way::Write => &mut self.writes,
-        }
+    fn part(&mut self, way: Way) -> &mut Part {
+        &mut self.parts[way.index()]
     }
 
     /// Why nothing goes this way, if so.
     pub(super) fn open(&self, way: Way) -> Option<&Open> {
-        match way {
-            Way::Read => self.reads.open.as_ref(),
-            Way::Write => self.writes.open.as_ref(),
-        }
+        self.parts[way.index()].open.as_ref()
     }
 
     /// Whether something may go this way now; if not, when a probe may, unless one is on its way.
@@ -127,16 +148,22 @@ impl Breaker {
 
     /// Something goes; whether it is a probe.
     pub(super) fn took(&mut self, way: Way) -> bool {
-        let open = self.half(way).open.as_mut();
-        open.map(|open| open.probing = true).is_some()
+        let open = self.part(way).open.as_mut();
+        open.map(|open| {
+            open.probing = true;
+            open.asked = false;
+        })
+        .is_some()
     }
 
     /// A probe is over, whatever came of it.
     pub(super) fn probed(&mut self, way: Way, now: Instant) {
         let interval = self.interval;
-        if let Some(open) = &mut self.half(way).open {
+        if let Some(open) = &mut self.part(way).open {
             open.probing = false;
-            open.next = open.next.max(now + interval);
+            if open.asked {
+                open.next = open.next.max(now + interval);
+            }
         }
     }
 
@@ -148,74 +175,128 @@ impl Breaker {
         says: Says<'_>,
         now: Instant,
     ) -> Change {
+        // A probe that is refused anything has asked, or the same one would go at once, for ever.
+        let refused = matches!(says, Says::Wrong(_) | Says::Refused);
+        for one in Way::ALL {
+            if let Some(open) = &mut self.part(one).open {
+                open.asked |= refused || one == way;
+            }
+        }
         match says {
-            Says::Nothing => Change::None,
-            Says::Right => self.right(way, started),
+            Says::Nothing | Says::Refused => Change::None,
+            Says::Done | Says::Answered | Says::Known => self.right(way, started, says, now),
             Says::Wrong(reason) => self.wrong(way, started, reason, now),
         }
     }
 
-    fn right(&mut self, way: Way, started: Instant) -> Change {
-        let mut change = Change::None;
-        let mut of_all = false;
-        let half = self.half(way);
-        half.in_a_row = 0;
-        if let Some(open) = half.open.take_if(|open| started >= open.since) {
-            of_all = open.of_all;
-            if open.confirmed {
-                change = Change::Closed(open.reason);
+    fn right(&mut self, way: Way, started: Instant, says: Says<'_>, now: Instant) -> Change {
+        let part = self.part(way);
+        if says != Says::Known {
+            part.in_a_row = 0;
+        }
+        if says == Says::Done {
+            part.done = Some(now);
+        }
+        let shows = |open: &Open| match open.about {
+            About::Way => says == Says::Done,
+            About::Key => says != Says::Known,
+            About::All => true,
+        };
+        let mended = part
+            .open
+            .take_if(|open| started >= open.since && shows(open));
+        let Some(open) = mended else {
+            return Change::None;
+        };
+        match open.about {
+            About::Key => part.mixed = true,
+            About::Way => (),
+            About::All => {
+                for part in &mut self.parts {
+                    part.open.take_if(|open| open.about == About::All);
+                }
             }
         }
-        if of_all {
-            for half in [&mut self.reads, &mut self.writes] {
-                half.open.take_if(|open| open.of_all);
-            }
+        match open.confirmed {
+            true => Change::Closed(open.reason),
+            false => Change::None,
         }
-        change
     }
 
     fn wrong(&mut self, way: Way, started: Instant, reason: &str, now: Instant) -> Change {
-        let of_all = is_of_all(reason);
-        let interval = self.interval;
-        let ways: &[Way] = match of_all {
-            true => &[Way::Read, Way::Write],
-            false => match way {
-                Way::Read => &[Way::Read],
-                Way::Write => &[Way::Write],
-            },
-        };
+        let about = about(reason);
         let mut change = Change::None;
-        for one in ways {
-            let half = self.half(*one);
-            match &mut half.open {
-                Some(open) if started < open.since => {}
-                Some(open) => {
-                    open.next = now + interval;
-                    open.reason = Arc::from(reason);
-                    open.of_all |= of_all;
-                    if !std::mem::replace(&mut open.confirmed, true) {
-                        change = Change::Opened(Arc::clone(&open.reason));
-                    }
-                }
-                None => {
-                    half.in_a_row += 1;
-                    if !of_all && half.in_a_row < IN_A_ROW {
-                        continue;
-                    }
-                    half.in_a_row = 0;
-                    half.open = Some(Open {
-                        reason: Arc::from(reason),
-                        since: now,
-                        next: now,
-                        probing: false,
-                        confirmed: false,
-                        of_all,
-                    });
-                    change = Change::Refresh;
-                }
+        for one in Way::ALL {
+            if one != way && about != About::All {
+                continue;
+            }
+            match self.refused(one, started, reason, about, now) {
+                Change::None => (),
+                changed => change = changed,
             }
         }
-        change
+        if change != Change::Refresh {
+            return change;
+        }
+        match self.refreshed {
+            Some(at) if now < at + self.interval => Change::None,
+            _ => {
+                self.refreshed = Some(now);
+                Change::Refresh
+            }
+        }
+    }
+
+    /// One way was refused, for what is about it at least.
+    fn refused(
+        &mut self,
+        way: Way,
+        started: Instant,
+        reason: &str,
+        about: About,
+        now: Instant,
+    ) -> Change {
+        let interval = self.interval;
+        let part = self.part(way);
+        if let Some(open) = &mut part.open {
+            if started < open.since {
+                return Change::None;
+            }
+            open.next = now + interval;
+            open.reason = Arc::from(reason);
+            open.about = about;
+            return match std::mem::replace(&mut open.confirmed, true) {
+                true => Change::None,
+                false => Change::Opened(Arc::clone(&open.reason)),
+            };
+        }
+        if about == About::Key {
+            part.mixed &= part.done.is_some_and(|at| now < at + interval);
+            if part.mixed {
+                return Change::None;
+            }
+            part.in_a_row += 1;
+            if part.in_a_row < IN_A_ROW {
+                return Change::None;
+            }
+        }
+        part.in_a_row = 0;
+        // New credentials make no room.
+        let confirmed = about == About::Way;
+        let reason: Arc<str> = Arc::from(reason);
+        part.open = Some(Open {
+            reason: Arc::clone(&reason),
+            since: now,
+            next: if confirmed { now + interval } else { now },
+            about,
+            probing: false,
+            asked: false,
+            confirmed,
+        });
+        match confirmed {
+            true => Change::Opened(reason),
+            false => Change::Refresh,
+        }
     }
 }
 
@@ -266,7 +347,7 @@ mod tests {
         let mended = at + SECOND * 4000;
         assert!(breaker.took(Way::Read), "either way finds out");
         assert!(matches!(
-            breaker.heard(Way::Read, mended, Says::Right, mended),
+            breaker.heard(Way::Read, mended, Says::Done, mended),
             Change::Closed(_)
         ));
         assert_eq!(breaker.may(Way::Write, mended), Ok(()), "of both");
@@ -281,7 +362,7 @@ mod tests {
                 wrong(&mut breaker, Way::Write, "AccessDenied", start);
                 assert_eq!(breaker.may(Way::Write, start), Ok(()));
             }
-            breaker.heard(Way::Write, start, Says::Right, start);
+            breaker.heard(Way::Write, start, Says::Done, start);
         }
         for _ in 0..3 {
             wrong(&mut breaker, Way::Write, "AccessDenied", start);
@@ -294,14 +375,117 @@ mod tests {
     fn a_store_that_is_full_is_read() {
         let start = Instant::now();
         let mut breaker = Breaker::new(EVERY);
-        for _ in 0..4 {
-            wrong(&mut breaker, Way::Write, "XMinioStorageFull", start);
-        }
-        assert!(breaker.open(Way::Write).is_some());
+        assert!(
+            matches!(
+                wrong(&mut breaker, Way::Write, "XMinioStorageFull", start),
+                Change::Opened(_)
+            ),
+            "at once, and no new credentials make room"
+        );
+        assert_eq!(breaker.may(Way::Write, start), Err(Some(start + EVERY)));
         assert!(breaker.open(Way::Read).is_none());
-        // And what is read says nothing about whether there is room.
-        breaker.heard(Way::Read, start + SECOND, Says::Right, start + SECOND);
+        assert!(breaker.open(Way::Remove).is_none(), "which makes room");
+        // What is read, what is deleted, and what would be refused anyhow, say nothing of room.
+        let at = start + SECOND;
+        breaker.heard(Way::Read, at, Says::Done, at);
+        breaker.heard(Way::Remove, at, Says::Done, at);
+        breaker.heard(Way::Write, at, Says::Answered, at);
         assert!(breaker.open(Way::Write).is_some());
+        assert!(matches!(
+            breaker.heard(Way::Write, at, Says::Done, at),
+            Change::Closed(_)
+        ));
+    }
+
+    #[test]
+    fn what_is_known_to_be_about_keys_stops_nothing_while_others_succeed() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(EVERY);
+        let denied = |breaker: &mut Breaker, at| wrong(breaker, Way::Write, "AccessDenied", at);
+        for _ in 0..3 {
+            denied(&mut breaker, start);
+        }
+        assert!(breaker.took(Way::Write));
+        denied(&mut breaker, start);
+        breaker.probed(Way::Write, start);
+        let mut now = start + EVERY;
+        assert!(breaker.took(Way::Write));
+        assert!(matches!(
+            breaker.heard(Way::Write, now, Says::Done, now),
+            Change::Closed(_)
+        ));
+        for _ in 0..100 {
+            for _ in 0..50 {
+                assert_eq!(denied(&mut breaker, now), Change::None);
+            }
+            assert!(breaker.open(Way::Write).is_none());
+            now += EVERY - SECOND;
+            assert_eq!(denied(&mut breaker, now), Change::None);
+            breaker.heard(Way::Write, now, Says::Done, now);
+        }
+        // No success an interval: it may be all of them.
+        now += EVERY;
+        assert_eq!(denied(&mut breaker, now), Change::None);
+        assert_eq!(denied(&mut breaker, now), Change::None);
+        assert_eq!(denied(&mut breaker, now), Change::Refresh);
+        assert!(breaker.open(Way::Write).is_some());
+    }
+
+    #[test]
+    fn what_others_do_not_need_shows_only_that_credentials_are_good() {
+        let start = Instant::now();
+        let at = start + SECOND;
+        for (reason, closes) in [("AccessDenied", false), ("ExpiredToken", true)] {
+            let mut breaker = Breaker::new(EVERY);
+            for _ in 0..3 {
+                wrong(&mut breaker, Way::Read, reason, start);
+            }
+            assert!(breaker.open(Way::Read).is_some());
+            breaker.heard(Way::Read, at, Says::Refused, at);
+            breaker.heard(Way::Read, at, Says::Known, at);
+            assert_eq!(breaker.open(Way::Read).is_none(), closes, "{reason}");
+            assert_eq!(breaker.open(Way::Write).is_some(), false, "{reason}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_refreshed_no_more_than_once_an_interval() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(EVERY);
+        let mut refreshed = 0;
+        // One of two servers behind one name has another clock.
+        for at in 0..600 {
+            let now = start + SECOND * at;
+            let change = wrong(&mut breaker, Way::Write, "RequestTimeTooSkewed", now);
+            refreshed += u32::from(change == Change::Refresh);
+            breaker.heard(Way::Write, now, Says::Done, now);
+            assert!(breaker.open(Way::Write).is_none());
+        }
+        assert_eq!(refreshed, 20);
+    }
+
+    #[test]
+    fn a_probe_that_asked_nothing_cost_nothing() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(EVERY);
+        wrong(&mut breaker, Way::Write, "QuotaExceeded", start);
+        let next = start + EVERY;
+        assert!(breaker.took(Way::Write));
+        breaker.probed(Way::Write, next);
+        assert_eq!(breaker.may(Way::Write, next), Ok(()), "its body was gone");
+        assert!(breaker.took(Way::Write));
+        breaker.heard(Way::Read, next, Says::Done, next);
+        breaker.heard(Way::Remove, next, Says::Done, next);
+        breaker.probed(Way::Write, next);
+        assert_eq!(breaker.may(Way::Write, next), Ok(()), "it was a delete");
+        assert!(breaker.took(Way::Write));
+        breaker.heard(Way::Remove, next, Says::Refused, next);
+        breaker.probed(Way::Write, next);
+        assert_eq!(
+            breaker.may(Way::Write, next),
+            Err(Some(next + EVERY)),
+            "one that was refused would be the next again"
+        );
     }
 
     #[test]
@@ -315,7 +499,7 @@ mod tests {
         breaker.probed(Way::Write, opened);
         let late = opened + SECOND;
         assert_eq!(
-            breaker.heard(Way::Write, start, Says::Right, late),
+            breaker.heard(Way::Write, start, Says::Done, late),
             Change::None
         );
         assert!(breaker.open(Way::Write).is_some());

@@ -122,7 +122,7 @@ impl Pool {
         match verdict {
             Ok(Verdict::End(settlement)) => queue.settle(id, settlement),
             Ok(Verdict::Quarantine(cause)) => queue.quarantine(id, cause),
-            Ok(Verdict::Failed(error)) if self.is_parked(Way::Write, &error) => {
+            Ok(Verdict::Failed(error)) if self.is_parked(job.way, &error) => {
                 queue.put_back(id, Some(&error), job.multipart.take());
             }
             Ok(Verdict::Failed(error)) => {

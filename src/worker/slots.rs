@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 
 use crate::queue::gate::Way;
 use crate::queue::{Call, Queue, Totals};
-use crate::remote::classify::Operation;
 use crate::remote::{
     BucketFacts, CompleteMultipart, CreateMultipart, ETag, GetRequest, GetResponse, ListPage,
     MultipartUpload, ObjectInfo, PartInfo, PutRequest, Remote, RemoteFuture, UploadPart,
@@ -37,13 +36,11 @@ impl Slots {
         operation: &'static str,
         make: impl FnOnce(Arc<dyn Remote>) -> RemoteFuture<'static, T> + Send + 'static,
     ) -> RemoteFuture<'_, T> {
-        let way = match Operation::by_name(operation).is_some_and(Operation::is_write) {
-            true => Way::Write,
-            false => Way::Read,
-        };
+        let way = Way::of(operation);
         async move {
             let (mut told, hears) = oneshot::channel();
             let (remote, queue) = (Arc::clone(&self.remote), Arc::clone(&self.queue));
+            let asker = Arc::new(());
             let call = async move {
                 Totals::add(&queue.totals.requests, 1);
                 let outcome = tokio::select! {
@@ -57,8 +54,11 @@ impl Slots {
             self.queue.submit_call(Call {
                 way,
                 made: call.boxed(),
+                asker: Arc::downgrade(&asker),
             });
-            match hears.await {
+            let heard = hears.await;
+            drop(asker);
+            match heard {
                 Ok(outcome) => outcome,
                 Err(_) => Err(cut_off(operation)),
             }

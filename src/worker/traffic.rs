@@ -20,7 +20,7 @@ use crate::remote::{Class, Remote, RemoteError, RemoteFuture};
 use crate::sync::Mutex;
 use crate::time::millis;
 
-use super::breaker::{Breaker, Change, FORBIDDEN, Says, is_of_all};
+use super::breaker::{About, Breaker, Change, FORBIDDEN, FULL, Says, about};
 use super::budget::Budget;
 use super::link::Link;
 use super::pace::Pace;
@@ -62,6 +62,9 @@ pub struct TrafficSnapshot {
     pub reads_parked: Option<Parked>,
     /// Why nothing is written: tasks stay in line, and no attempt of theirs is counted.
     pub writes_parked: Option<Parked>,
+    /// Why nothing is removed, but for what stands in line as a task: garbage stays, and uploads in
+    /// parts that were given up.
+    pub removes_parked: Option<Parked>,
     /// What one request was seen to move, in bytes a second.
     pub link_bytes_per_s: Option<u64>,
 }
@@ -163,7 +166,7 @@ impl Traffic {
         let state = self.state.lock();
         let link = match way {
             Way::Read => &state.reads,
-            Way::Write => &state.link,
+            Way::Write | Way::Remove => &state.link,
         };
         link.slowest(self.min_rate)
     }
@@ -203,10 +206,7 @@ impl Traffic {
     fn hear(&self, made: Made, started: Instant, heard: &Heard<'_>) {
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
-        let way = match made.writes {
-            true => Way::Write,
-            false => Way::Read,
-        };
+        let way = Way::of(made.operation);
         let (change, failures) = {
             let state = &mut *self.state.lock();
             let says = match heard {
@@ -216,9 +216,12 @@ impl Traffic {
                     match way {
                         Way::Write => state.link.moved(made.bytes, took),
                         Way::Read if made.exact => state.reads.moved(made.bytes, took),
-                        Way::Read => (),
+                        Way::Read | Way::Remove => (),
                     }
-                    Says::Right
+                    match is_needed(made.operation) || way == Way::Remove {
+                        true => Says::Done,
+                        false => Says::Known,
+                    }
                 }
                 Heard::GaveUp => {
                     match way {
@@ -227,19 +230,22 @@ impl Traffic {
                         Way::Read if made.exact && took >= self.floor => {
                             state.reads.gave_up(made.bytes, took);
                         }
-                        Way::Read => (),
+                        Way::Read | Way::Remove => (),
                     }
                     Says::Nothing
                 }
                 Heard::Failed(error) => match error.class {
                     Class::Environment => {
                         let reason = reason_of(error);
-                        match is_of_all(reason) || is_needed(made.operation) {
+                        match about(reason) != About::Key || is_needed(made.operation) {
                             true => Says::Wrong(reason),
-                            false => Says::Nothing,
+                            false => Says::Refused,
                         }
                     }
-                    Class::Permanent | Class::Conflict => Says::Right,
+                    Class::Permanent | Class::Conflict => match is_needed(made.operation) {
+                        true => Says::Answered,
+                        false => Says::Known,
+                    },
                     Class::Throttle => {
                         state.throttled += 1;
                         state.throttled_at = Some(now);
@@ -303,6 +309,7 @@ impl Traffic {
                 .map(|at| millis(now.saturating_duration_since(at))),
             reads_parked: parked(Way::Read),
             writes_parked: parked(Way::Write),
+            removes_parked: parked(Way::Remove),
             retry_tokens: state.budget.left(now),
             link_bytes_per_s: state.link.rate(),
         }
@@ -313,7 +320,8 @@ impl Traffic {
 fn reason_of(error: &RemoteError) -> &str {
     match (&error.code, error.status) {
         (Some(code), _) => code,
-        (None, Some(401 | 403 | 507)) => FORBIDDEN,
+        (None, Some(401 | 403)) => FORBIDDEN,
+        (None, Some(507)) => FULL,
         (None, _) => &error.message,
     }
 }
@@ -338,24 +346,17 @@ impl Gate for Traffic {
         if slot == Slot::General {
             if !state.window.has_room() {
                 // Whoever comes back makes some.
-                return May {
-                    reads: false,
-                    writes: false,
-                    again: None,
-                };
+                return May::none(None);
             }
             if let Some(until) = state.pace.pay() {
-                return May {
-                    reads: false,
-                    writes: false,
-                    again: Some(until),
-                };
+                return May::none(Some(until));
             }
         }
-        let ways = [Way::Read, Way::Write].map(|way| state.breaker.may(way, now));
+        let ways = Way::ALL.map(|way| state.breaker.may(way, now));
         May {
-            reads: ways[0].is_ok(),
-            writes: ways[1].is_ok(),
+            reads: ways[Way::Read.index()].is_ok(),
+            writes: ways[Way::Write.index()].is_ok(),
+            removes: ways[Way::Remove.index()].is_ok(),
             again: ways.into_iter().filter_map(|may| may.err()?).min(),
         }
     }

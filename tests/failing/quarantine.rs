@@ -8,8 +8,8 @@ use s3_writeback::journal::fs::Fs;
 use s3_writeback::remote::RemoteError;
 use s3_writeback::testing::remote::{Call, Fault};
 use s3_writeback::{
-    Body, Cause, Error, Exported, KeyPolicy, Options, PauseWhat, Receipt, Settlement, TaskId,
-    UploadQueue,
+    Body, Cause, Error, Exported, Health, KeyPolicy, Options, PauseWhat, Receipt, Settlement,
+    TaskId, UploadQueue,
 };
 use tracing::Level;
 
@@ -80,6 +80,9 @@ fn b9_a_full_quarantine_refuses_new_submits_and_deletes_nothing() {
             assert_eq!(queue.quarantined().len(), 5, "over the cap, and kept");
             assert_eq!(queue.snapshot().quarantined_bytes, 5);
             assert_eq!(queue.pressure(), 100);
+            let mut health = queue.watch_health();
+            let full = health.wait_for(|health| *health == Health::QuarantineFull);
+            tokio::time::timeout(MINUTE, full).await.unwrap().unwrap();
 
             let error = now(&queue, "new").unwrap_err();
             assert!(full_of_tasks(&error, 5), "{error}");
@@ -104,6 +107,8 @@ fn b9_a_full_quarantine_refuses_new_submits_and_deletes_nothing() {
             assert!(matches!(settled(&receipt).await, Settlement::Uploaded(_)));
             assert_eq!(queue.quarantined().len(), 2);
             assert_eq!(queue.pressure(), 0);
+            let well = health.wait_for(|health| *health == Health::Ok);
+            tokio::time::timeout(MINUTE, well).await.unwrap().unwrap();
             queue.shutdown().await.unwrap();
         });
     });
@@ -141,6 +146,25 @@ fn b9_the_cap_by_bytes_holds_after_a_restart_too() {
         );
         assert_eq!(queue.quarantined().len(), 2);
     });
+}
+
+/// What was admitted under larger limits leaves quarantine under smaller ones.
+#[test]
+fn a_replay_of_what_is_larger_than_todays_limits_goes_up() {
+    let mut lives = Lives::of(Rig::new());
+    refuses_bad(&lives.rig);
+    let body = "x".repeat(2 << 20);
+    let task = lives.live(End::Clean, async |queue| {
+        goes_to_quarantine(queue, "bad", &body).await
+    });
+    lives.rig.config.max_bytes = 1 << 20;
+    lives.rig.remote.heal();
+    lives.live(End::Clean, async |queue| {
+        let receipt = queue.replay(task).within(MINUTE).await.unwrap();
+        assert!(matches!(settled(&receipt).await, Settlement::Uploaded(_)));
+        assert_eq!(queue.snapshot().admitted_bytes, 0);
+    });
+    assert_eq!(lives.rig.remote.object("bad").unwrap().len(), body.len());
 }
 
 /// B9: a replay is the way out of a full quarantine: it is not kept out by it, nor by those who

@@ -130,6 +130,76 @@ fn what_is_refused_to_one_key_parks_nothing() {
     });
 }
 
+/// Nor does a whole prefix, once another has been seen to be written to.
+#[test]
+fn a_prefix_that_is_refused_holds_no_other_up() {
+    paused(async {
+        let rig = Rig::with(|config| config.workers = 4);
+        let queue = rig.open().await;
+        rig.remote
+            .under(None, Some(Call::Put), "sst/", refused("AccessDenied"));
+        let slow = Fault::Delay(Duration::from_millis(20));
+        rig.remote.under(None, Some(Call::Put), "log/", slow);
+        let denied = submit_all(&queue, keys(50)).await;
+        for round in 0..20 {
+            let from = Instant::now();
+            let others = submit_all(&queue, (0..40).map(|at| format!("log/{round}-{at}"))).await;
+            for receipt in &others {
+                assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
+            }
+            let (took, parked) = (from.elapsed(), queue.snapshot().traffic.writes_parked);
+            match round {
+                // It is not known yet whether it is about keys.
+                0 => assert!(took <= PROBE + Duration::from_secs(2), "{took:?}"),
+                _ => assert!(took < Duration::from_secs(2), "{round}: {took:?}"),
+            }
+            assert_eq!(parked, None, "{round}");
+            tokio::time::sleep(PROBE / 2).await;
+        }
+        assert!(rig.remote.refreshes() <= 1, "{}", rig.remote.refreshes());
+        rig.remote.heal();
+        let took = drained(&queue).await;
+        assert!(
+            took <= rig.config.retry_cap + Duration::from_secs(2),
+            "{took:?}"
+        );
+        for receipt in &denied {
+            assert!(matches!(settled(receipt).await, Settlement::Uploaded(_)));
+        }
+        assert_empty(&queue);
+    });
+}
+
+/// A store that is full lets go of what is deleted: at once, and in no turn of the probe's.
+#[test]
+fn a_store_that_is_full_is_emptied() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        submit_all(&queue, keys(20)).await;
+        drained(&queue).await;
+        let full = RemoteError::environment("PutObject", 507, "XMinioStorageFull");
+        rig.remote.always(Some(Call::Put), None, Fault::Error(full));
+        submit_all(&queue, (0..20).map(|at| format!("log/{at}"))).await;
+        becomes(&queue, |health| matches!(health, Health::Parked { .. })).await;
+        let mut deletes = Vec::new();
+        for key in keys(20) {
+            let delete = queue.delete(&key, Options::default()).await;
+            deletes.push(delete.expect("is admitted"));
+        }
+        let (from, before) = (Instant::now(), rig.remote.count(Call::Put, ""));
+        for delete in &deletes {
+            assert!(matches!(settled(delete).await, Settlement::Deleted));
+        }
+        let (took, puts) = (from.elapsed(), rig.remote.count(Call::Put, "") - before);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(puts <= 1, "{puts}");
+        assert!(queue.snapshot().traffic.writes_parked.is_some());
+        rig.remote.heal();
+        drained(&queue).await;
+    });
+}
+
 /// A store that is full is read, and its tasks wait.
 #[test]
 fn a_store_that_is_full_parks_writes_and_no_reads() {
@@ -511,6 +581,9 @@ fn what_an_earlier_life_left_in_quarantine_is_no_recovery() {
         assert_eq!(queue.health(), Health::Ok);
         assert!(!queue.snapshot().tasks.recovering);
         rig.remote.always(Some(Call::Put), None, Fault::Hang);
+        // What waits behind it is never late.
+        tokio::time::sleep(rig.config.behind_after * 2).await;
+        assert_eq!(queue.health(), Health::Ok);
         submit(&queue, "late", "1").await;
         tokio::time::sleep(rig.config.behind_after * 2).await;
         let health = queue.health();
@@ -550,6 +623,42 @@ fn what_is_refused_to_one_key_without_a_code_parks_nothing() {
             assert!(matches!(settled(&mine).await, Settlement::Uploaded(_)));
         });
     }
+}
+
+/// Who may not list is told "forbidden" of a key that is not there.
+#[test]
+fn who_may_not_list_writes_keys_that_are_not_there() {
+    paused(async {
+        let rig = Rig::new();
+        let queue = rig.open().await;
+        let rewritable = || Options {
+            policy: s3_writeback::KeyPolicy::Rewritable,
+            ..Options::default()
+        };
+        let mut wordless = RemoteError::environment("HeadObject", 403, "");
+        wordless.code = None;
+        let fault = Fault::Error(wordless);
+        rig.remote.plant("sst/theirs", "1");
+        rig.remote.under(None, Some(Call::Head), "sst/", fault);
+        for generation in ["1", "2"] {
+            for key in keys(10) {
+                let from = Instant::now();
+                let receipt = queue.submit(&key, generation, rewritable()).await;
+                let ended = settled(&receipt.expect("is admitted")).await;
+                assert!(matches!(ended, Settlement::Uploaded(_)), "{ended:?}");
+                let took = from.elapsed();
+                assert!(took < Duration::from_secs(1), "{took:?}");
+            }
+        }
+        // What is there is not written over for nobody's having seen it.
+        let theirs = queue.submit("sst/theirs", "2", rewritable()).await;
+        let theirs = theirs.expect("is admitted");
+        tokio::time::sleep(10 * MINUTE).await;
+        assert_eq!(rig.remote.object("sst/theirs").as_deref(), Some(&b"1"[..]));
+        assert_eq!(queue.quarantined().len(), 0);
+        rig.remote.heal();
+        assert!(matches!(settled(&theirs).await, Settlement::Uploaded(_)));
+    });
 }
 
 /// Who may not delete may well write.

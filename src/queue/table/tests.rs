@@ -35,6 +35,7 @@ fn task(id: u64, key: &str) -> Task {
         crashes: 0,
         sent: false,
         suspect: false,
+        aside: false,
         multipart: None,
     }
 }
@@ -301,4 +302,65 @@ fn submits_that_are_taken_back_leave_nothing_in_the_lanes() {
     }
     assert!(table.void_entries <= 65);
     assert_eq!((table.len(), table.keys.len(), table.open.len()), (0, 0, 0));
+}
+
+fn delete(id: u64, key: &str) -> Task {
+    Task {
+        action: Action::Delete,
+        ..task(id, key)
+    }
+}
+
+fn take_delete(table: &mut Table) -> Option<u64> {
+    table.take_delete(Instant::now()).map(|task| task.id.0)
+}
+
+#[test]
+fn a_delete_goes_before_its_turn_but_not_before_its_keys() {
+    let mut table = Table::new(2);
+    table.insert(task(1, "p/a"));
+    for (id, key) in [(2, "p/a"), (3, "p/b"), (4, "p/c"), (5, "p/d")] {
+        table.insert(delete(id, key));
+    }
+    assert_eq!(
+        take_delete(&mut table),
+        Some(3),
+        "not before its key's upload"
+    );
+    assert_eq!(take_delete(&mut table), Some(4));
+    // What is aside has nothing of the prefix's share, and gives none back.
+    assert_eq!((take(&mut table), take(&mut table)), (Some(1), Some(5)));
+    assert_eq!((take_delete(&mut table), take(&mut table)), (None, None));
+    table.end(TaskId(3), Settlement::Deleted);
+    table.put_back(TaskId(4), Some("refused".to_owned()));
+    assert_eq!(take(&mut table), None, "the share is used up");
+    assert_eq!(take_delete(&mut table), Some(4));
+    table.retry(TaskId(4), Instant::now(), Some("lost".to_owned()));
+    assert_eq!(take_delete(&mut table), None, "in back-off");
+    table.end(TaskId(1), uploaded());
+    assert_eq!((take(&mut table), take(&mut table)), (Some(2), None));
+    table.end(TaskId(5), Settlement::Deleted);
+    assert_eq!(take_delete(&mut table), Some(4));
+    for id in [2, 4] {
+        table.end(TaskId(id), Settlement::Deleted);
+    }
+    assert_eq!(table.counts(), [0; 5]);
+    assert!(table.deletes.is_empty());
+}
+
+#[test]
+fn a_suspect_is_not_taken_before_its_turn() {
+    let mut table = Table::new(9);
+    table.insert(Task {
+        suspect: true,
+        ..delete(1, "a")
+    });
+    table.insert(delete(2, "b"));
+    assert_eq!(take_delete(&mut table), Some(2));
+    assert_eq!(take_delete(&mut table), None);
+    assert_eq!(take(&mut table), None, "alone, or not at all");
+    table.end(TaskId(2), Settlement::Deleted);
+    assert_eq!(take(&mut table), Some(1));
+    table.insert(delete(3, "c"));
+    assert_eq!(take_delete(&mut table), None, "it runs alone");
 }

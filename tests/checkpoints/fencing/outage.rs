@@ -201,6 +201,31 @@ async fn e22_nothing_is_sent_before_the_prefix_is_claimed_though_s3_would_take_i
     assert_eq!(checkpoint(&store).await.number, 2);
 }
 
+/// Found by seed 4162 of the simulation: each probe was a request whose asker had given up while it
+/// waited to be the probe, so that nothing was ever heard, and nothing ever claimed.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_any_more_is_not_the_probe() {
+    for code in ["AccessDenied", "XMinioStorageFull"] {
+        let rig = StoreRig::owner(16);
+        let (store, file) = founded(&rig, 1).await;
+        store.shutdown().await.unwrap();
+        drop((store, file));
+        let refusal = RemoteError::environment("PutObject", 403, code);
+        let way = Duration::from_millis(10);
+        rig.remote
+            .always(Some(Call::Put), None, Fault::ErrorAfter(way, refusal));
+        let store = reborn(&rig, 9).open().await;
+        fill(&the_file(&store), 1, 2).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(store.checkpoint_snapshot().epoch, None);
+        rig.remote.heal();
+        rig.remote.always(Some(Call::Put), None, Fault::Delay(way));
+        tokio::time::sleep(rig.config.queue.probe_interval + LOOK).await;
+        assert_eq!(store.checkpoint_snapshot().epoch, Some(2), "{code}");
+        assert_eq!(checkpoint(&store).await.number, 2);
+    }
+}
+
 /// Found by seed 3462 of the simulation: on a full disk it waited for all of its deadline, ten
 /// minutes, for what it has to know to be on record.
 #[tokio::test(start_paused = true)]
