@@ -68,6 +68,7 @@ impl Report {
         row("create if absent (race of 8)", support(&c.if_none_match));
         row("compare and swap", support(&c.if_match));
         row("swap on a missing key", support(&c.if_match_missing));
+        row("conditional completion", support(&c.conditional_complete));
         row("conditional delete", support(&c.conditional_delete));
         row("metadata comes back", support(&c.write_id_kept));
         row("CRC-64/NVME comes back", support(&c.crc64_kept));

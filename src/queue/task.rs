@@ -214,7 +214,8 @@ pub enum Cause {
     SourceChanged(String),
     /// A task that it was after will never be in S3.
     Dependency(TaskId),
-    /// Its key is rewritable, and the server ignores conditions.
+    /// Its key is rewritable, and the server ignores conditions: all, or those of a completion of
+    /// parts, which this one would go up in.
     ConditionsUnsupported,
 }
 

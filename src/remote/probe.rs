@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout};
 
 use super::deadline::{MIN_ATTEMPT, within};
 use super::{
-    Class, Crc64, ETag, Effect, ObjectHeaders, ObjectInfo, PutRequest, Remote, RemoteError,
-    WriteCondition,
+    Class, CompleteMultipart, Crc64, CreateMultipart, ETag, Effect, ObjectHeaders, ObjectInfo,
+    PutRequest, Remote, RemoteError, UploadPart, WriteCondition,
 };
 
 use crate::sync::Mutex;
@@ -75,6 +75,9 @@ pub struct Capabilities {
     pub if_match: Support,
     /// `If-Match` on a key that does not exist is refused.
     pub if_match_missing: Support,
+    /// `If-None-Match: *` and `If-Match` where an upload in parts is completed: over a key that
+    /// exists, and with a stale entity tag, it is refused.
+    pub conditional_complete: Support,
     /// `If-Match` on a DELETE: a stale entity tag deletes nothing.
     pub conditional_delete: Support,
     /// `x-amz-meta-write-id` comes back.
@@ -103,6 +106,7 @@ impl Capabilities {
             ("If-None-Match: *", &self.if_none_match),
             ("If-Match", &self.if_match),
             ("If-Match on a missing key", &self.if_match_missing),
+            ("conditions on a completion", &self.conditional_complete),
             ("If-Match on a DELETE", &self.conditional_delete),
             ("x-amz-meta-write-id", &self.write_id_kept),
             ("x-amz-checksum-crc64nvme", &self.crc64_kept),
@@ -156,6 +160,7 @@ pub async fn probe(
         under,
         nonce,
         written: Mutex::new(BTreeSet::new()),
+        begun: Mutex::new(Vec::new()),
         last: Mutex::new(None),
     };
     let result = timeout(experiments, probe.run()).await;
@@ -182,6 +187,8 @@ struct Probe<'a> {
     nonce: u64,
     /// Keys that may exist: at most one per try of an experiment, and tries back off.
     written: Mutex<BTreeSet<String>>,
+    /// Uploads in parts that may be unfinished: two per try.
+    begun: Mutex<Vec<(String, String)>>,
     last: Mutex<Option<RemoteError>>,
 }
 
@@ -197,11 +204,13 @@ impl Probe<'_> {
         let if_none_match = self.create_race().await?;
         let (if_match, write_id_kept, crc64_kept) = self.swap().await?;
         let if_match_missing = self.match_missing().await?;
+        let conditional_complete = self.complete().await?;
         let conditional_delete = self.delete().await?;
         Ok(Capabilities {
             if_none_match,
             if_match,
             if_match_missing,
+            conditional_complete,
             conditional_delete,
             write_id_kept,
             crc64_kept,
@@ -402,6 +411,74 @@ impl Probe<'_> {
         }
     }
 
+    /// An upload in parts, completed where its condition does not hold.
+    async fn complete(&self) -> Result<Support, ProbeError> {
+        let mut tried = 0;
+        'again: loop {
+            let key = self.fresh_key();
+            let stale = self.prepare(&key, "one").await?.etag;
+            self.prepare(&key, "two").await?;
+            for (condition, observed) in [
+                (
+                    WriteCondition::IfAbsent,
+                    "a key that exists was created again",
+                ),
+                (WriteCondition::IfMatch(stale), "a stale entity tag won"),
+            ] {
+                let completed = self.complete_with(&key, condition).await;
+                match self.sort(completed)? {
+                    Some(Did::Won(_)) => return Ok(Support::ignored(observed)),
+                    Some(Did::Lost) => {}
+                    Some(Did::Refused(error)) if error.has_code("NoSuchUpload") => {
+                        self.pause(&mut tried).await;
+                        continue 'again;
+                    }
+                    Some(Did::Refused(error)) => return Ok(refused(&error)),
+                    None => {
+                        self.pause(&mut tried).await;
+                        continue 'again;
+                    }
+                }
+            }
+            return Ok(Support::Honoured);
+        }
+    }
+
+    async fn complete_with(
+        &self,
+        key: &str,
+        condition: WriteCondition,
+    ) -> Result<ObjectInfo, RemoteError> {
+        let create = self.remote.create_multipart(CreateMultipart {
+            key: key.to_owned(),
+            headers: ObjectHeaders::default(),
+            write_id: Some(write_id_of(key)),
+        });
+        let upload_id = within("CreateMultipartUpload", MIN_ATTEMPT, create).await?;
+        let begun = (key.to_owned(), upload_id.clone());
+        self.begun.lock().push(begun);
+        let body = Bytes::from_static(b"in parts");
+        let checksum = Crc64::of(&body);
+        let size = body.len() as u64;
+        let part = self.remote.upload_part(UploadPart {
+            key: key.to_owned(),
+            upload_id: upload_id.clone(),
+            number: 1,
+            body,
+            checksum,
+        });
+        let part = within("UploadPart", MIN_ATTEMPT, part).await?;
+        let complete = self.remote.complete_multipart(CompleteMultipart {
+            key: key.to_owned(),
+            upload_id,
+            parts: vec![part],
+            checksum,
+            size,
+            condition: Some(condition),
+        });
+        within("CompleteMultipartUpload", MIN_ATTEMPT, complete).await
+    }
+
     /// A DELETE with a stale entity tag.
     async fn delete(&self) -> Result<Support, ProbeError> {
         let mut tried = 0;
@@ -442,6 +519,14 @@ impl Probe<'_> {
     }
 
     async fn clean_up(&self) {
+        let begun = self.begun.lock().clone();
+        for (key, upload_id) in begun {
+            // Where it is gone, or may not be aborted: whoever looks for garbage finds what is left.
+            let abort = self.remote.abort_multipart(&key, &upload_id);
+            if let Err(error) = within("AbortMultipartUpload", MIN_ATTEMPT, abort).await {
+                tracing::debug!(key, %error, "the probe's upload may be left");
+            }
+        }
         let keys = self.written.lock().clone();
         for key in keys {
             for _ in 0..3 {

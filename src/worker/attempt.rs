@@ -275,9 +275,15 @@ impl Shared {
         Some(Instant::now() + Duration::from_millis(until - now))
     }
 
-    /// Whether the server honours conditions: asked once, when it first matters.
+    /// Whether the server honours the conditions that a key needs which is written again.
     async fn conditions(&self) -> Result<bool, RemoteError> {
-        let capabilities = self
+        let capabilities = self.capabilities().await?;
+        Ok(capabilities.conditional_writes() && capabilities.conditional_delete.is_honoured())
+    }
+
+    /// What the server does: asked once, when it first matters.
+    async fn capabilities(&self) -> Result<&Capabilities, RemoteError> {
+        self
             .capabilities
             .get_or_try_init(|| async {
                 let deadline = self.config().attempt_floor * 4;
@@ -289,8 +295,7 @@ impl Shared {
                     () = self.cut.cancelled() => Err(cut_off("probe")),
                 }
             })
-            .await?;
-        Ok(capabilities.conditional_writes() && capabilities.conditional_delete.is_honoured())
+            .await
     }
 
     pub(super) async fn attempt(&self, job: &mut TaskJob) -> Verdict {
@@ -329,9 +334,20 @@ impl Shared {
                     self.queue.refuse_rewritable();
                     return Ok(Err(Verdict::Quarantine(Cause::ConditionsUnsupported)));
                 }
+                let in_parts = job.len >= self.config().multipart_threshold;
+                if in_parts
+                    && !self
+                        .capabilities()
+                        .await?
+                        .conditional_complete
+                        .is_honoured()
+                {
+                    // Smaller ones are protected.
+                    return Ok(Err(Verdict::Quarantine(Cause::ConditionsUnsupported)));
+                }
                 match self.keys.seen(&job.key) {
                     Some(seen) => Some(seen),
-                    None => match self.head(&job.key).await? {
+                    None => match self.head_or_none(&job.key).await? {
                         None => Some(KeyState::Absent),
                         Some(found) if job.sent_before && ours.wrote(&found) => {
                             return Ok(Err(self.uploaded(job, found)));
@@ -341,6 +357,15 @@ impl Shared {
                 }
             }
         }))
+    }
+
+    /// Who may not list is told "forbidden" of a key that is not there. Should it be there all the
+    /// same, the condition that follows from this fails.
+    async fn head_or_none(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
+        match self.head(key).await {
+            Err(error) if error.status == Some(403) && is_about_access(&error) => Ok(None),
+            found => found,
+        }
     }
 
     fn uploaded(&self, job: &TaskJob, info: ObjectInfo) -> Verdict {
@@ -638,6 +663,11 @@ impl Shared {
             .await?;
         Ok(got.map(|got| (got.body, got.info.size)))
     }
+}
+
+/// Whether it was refused for want of a right, as far as it is said at all: HEAD has no body.
+fn is_about_access(error: &RemoteError) -> bool {
+    matches!(error.code.as_deref(), None | Some("AccessDenied"))
 }
 
 pub(super) fn write_condition(state: &KeyState) -> WriteCondition {

@@ -220,7 +220,7 @@ fn a_completion_given_up_is_remembered_though_its_file_changed() {
         in_parts(&mut rig.config);
         let source = file(&rig.fs, "/e/f", &bytes(6));
         rig.remote
-            .once(Some(Call::CompleteMultipart), None, Fault::Hang);
+            .once(Some(Call::CompleteMultipart), Some("k"), Fault::Hang);
         let down = RemoteError::transient("AbortMultipartUpload");
         rig.remote
             .always(Some(Call::AbortMultipart), None, Fault::Error(down));

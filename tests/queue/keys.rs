@@ -504,6 +504,32 @@ fn a_rewritable_key_is_not_sent_to_a_server_that_ignores_conditions() {
     });
 }
 
+/// Some servers look at the conditions of a PUT, and not at those of a completion of parts.
+#[test]
+fn a_rewritable_key_goes_up_in_parts_only_where_completions_heed_conditions() {
+    both(async |mut rig| {
+        rig.config.multipart_threshold = 5 << 20;
+        rig.remote.complete_always(true);
+        let queue = rig.open().await;
+        let large = "x".repeat(6 << 20);
+        up(&queue, "small", "x", rewritable()).await;
+        let settlement = settled(&put(&queue, "large", &large, rewritable()).await).await;
+        assert_eq!(
+            settlement,
+            Settlement::Quarantined(Cause::ConditionsUnsupported)
+        );
+        assert_eq!(rig.remote.count(Call::CreateMultipart, "large"), 0);
+        // Smaller ones go on, and so does what needs no condition of its own.
+        up(&queue, "small", "y", rewritable()).await;
+        up(&queue, "once", &large, Options::default()).await;
+        let seen = queue.snapshot().capabilities.expect("were asked for");
+        assert!(!seen.conditional_complete.is_honoured(), "{seen:?}");
+        assert!(seen.can_fence(), "`head` is no upload in parts");
+        queue.shutdown().await.unwrap();
+        assert_eq!(rig.remote.unfinished(), 0);
+    });
+}
+
 /// A foreign object at a rewritable key that we have written is not overwritten.
 #[test]
 fn a_foreign_write_to_a_rewritable_key_is_kept_and_named() {

@@ -8,6 +8,7 @@ async fn seen(manners: Manners) -> Capabilities {
     let remote = Fake::with(manners);
     let seen = probe(&remote, "probe/", 7, LIMIT).await.unwrap();
     assert_eq!(remote.objects(), 0, "it cleans up after itself");
+    assert_eq!(remote.uploads(), Vec::<String>::new(), "and aborts");
     seen
 }
 
@@ -25,7 +26,7 @@ async fn a_server_like_s3_honours_all() {
 #[tokio::test(start_paused = true)]
 async fn each_lie_is_found_out_and_alone() {
     type Pick = fn(&Capabilities) -> &Support;
-    let lies: [(Manners, Pick, bool); 7] = [
+    let lies: [(Manners, Pick, bool); 8] = [
         (
             Manners {
                 ignores_if_none_match: true,
@@ -49,6 +50,14 @@ async fn each_lie_is_found_out_and_alone() {
             },
             |seen| &seen.if_match_missing,
             false,
+        ),
+        (
+            Manners {
+                ignores_conditional_complete: true,
+                ..Manners::default()
+            },
+            |seen| &seen.conditional_complete,
+            true,
         ),
         (
             Manners {
@@ -89,8 +98,13 @@ async fn each_lie_is_found_out_and_alone() {
             matches!(pick(&seen), Support::Ignored { .. }),
             "{at}: {seen:?}"
         );
-        // A server that takes any entity tag also takes a stale one of a DELETE.
-        let complaints = if manners.ignores_if_match { 2 } else { 1 };
+        // A server that takes any entity tag also takes a stale one of a DELETE and a completion;
+        // one that creates what exists does so by a completion as well.
+        let complaints = match (manners.ignores_if_match, manners.ignores_if_none_match) {
+            (true, _) => 3,
+            (_, true) => 2,
+            _ => 1,
+        };
         assert_eq!(seen.complaints().len(), complaints, "{at}: {seen:?}");
         assert_eq!(seen.can_fence(), fences, "{at}");
     }
