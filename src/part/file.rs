@@ -100,6 +100,9 @@ pub(crate) struct FileLog {
     pub ended: bool,
     /// The last record that a sync relies on, whoever made it.
     pub last: Location,
+    /// Why a change that was made could not be put on record: from here on nothing makes what was
+    /// written durable before the next open.
+    pub unrecorded: Option<Error>,
     /// The number of the snapshot that counts, and the last that was given; 0 before there is one.
     pub snapshot: u64,
     pub last_snapshot: u64,

@@ -64,7 +64,17 @@ impl Parts {
             };
             let append = Append::begin(kind::HEADER, encode(&record), Payload::None);
             let append = if vital { append.vital() } else { append };
-            last = self.journal.append(append)?;
+            last = match self.journal.append(append) {
+                Ok(location) => location,
+                Err(error) => {
+                    let error = Error::from(error);
+                    if vital {
+                        // Some of them are made already, and others rely on those before.
+                        log.unrecorded.get_or_insert_with(|| error.clone());
+                    }
+                    return Err(error);
+                }
+            };
             log.records.push(last);
             log.changes += chunk.len();
             self.header_records.fetch_add(1, Ordering::Relaxed);

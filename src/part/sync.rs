@@ -7,7 +7,9 @@
 //!    that covers them has returned, and is durable before sync says Ok.
 //! 2. A part that is changed while a sync is in progress is not covered by it.
 //! 3. What an earlier one put on record, and did not stay for, is waited for as well.
-//! 4. A failed fsync is never asked again. It is a power cut: nothing that was written since the
+//! 4. Where something that became of a part could not be put on record, sync says so: the next life
+//!    would take the part for what it was before that.
+//! 5. A failed fsync is never asked again. It is a power cut: nothing that was written since the
 //!    last good one is captured, and nothing more is written; the next open makes what the file
 //!    reads as durable, and goes on from there.
 
@@ -40,6 +42,9 @@ impl Parts {
             let log = &mut *file.log.lock();
             if log.ended {
                 return Err(file.deleted(0));
+            }
+            if let Some(error) = &log.unrecorded {
+                return Err(error.clone());
             }
             let mut changes = Vec::new();
             for (index, location) in covered {

@@ -694,3 +694,50 @@ fn a_store_with_smaller_limits_opens_or_says_which_file_is_in_the_way() {
         assert!(refused.to_string().contains("4711"), "{refused}");
     });
 }
+
+/// Found by seed 9556 of the simulation: the journal had failed, the image of a part came to S3, and
+/// neither the entry nor the end of its intent could be put on record. The intent was forgotten all
+/// the same, so that the next sync had nothing to say of it, and said Ok; the next life took the part
+/// for what it had been before.
+#[test]
+fn a_sync_says_no_where_what_became_of_a_part_is_not_on_record() {
+    paused(async {
+        let rig = StoreRig::with(4, |config| {
+            config.max_dirty_age = Duration::from_millis(10);
+        });
+        let store = rig.open().await;
+        let file = filled(&store, 1).await;
+        store.shutdown().await.expect("shuts down");
+        drop((file, store));
+        for path in rig.fs.names(Path::new("/q/parts")) {
+            rig.fs.poke(&path, vec![0; PART]);
+        }
+        let store = rig.open().await;
+        let file = store.file(FILE).expect("is there");
+        // A load, so that the bytes under the intent are not on the disk: it is not trusted.
+        assert_eq!(read(&file, 0, 1).await.expect("is read"), [1]);
+        let slow = Fault::Delay(Duration::from_secs(5));
+        rig.remote.always(Some(Call::Put), None, slow);
+        file.write_at(&[9; 512], 0).await.expect("writes");
+        rig.remote.wait_for(|remote| remote.in_flight().0 > 0).await;
+        let fault = fs::Fault {
+            call: Some(fs::Call::Write),
+            after: 0,
+            errno: EIO,
+            forever: true,
+        };
+        rig.fs.fail(fault);
+        let other = store.create(FileId(2), PARTS_OF).await;
+        assert!(other.is_err(), "the journal fails");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for again in 0..2 {
+            let synced = file.sync().await;
+            assert!(
+                matches!(synced, Err(Error::JournalFailed(_))),
+                "{again}: {synced:?}"
+            );
+        }
+        // What is read here is what was written, until the process ends.
+        assert_eq!(read(&file, 0, 1).await.expect("is read"), [9]);
+    });
+}
