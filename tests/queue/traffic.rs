@@ -287,6 +287,49 @@ fn an_s3_that_fails_is_asked_no_more_often_for_there_being_more_to_do() {
     });
 }
 
+/// The probe was a request of the checkpoint layer, in the slot that is its own, and its asker gave
+/// up: who looked for work meanwhile hears that the next may go in an interval.
+#[test]
+fn a_probe_that_is_given_up_leaves_nobody_asleep() {
+    paused(async {
+        let seconds = Duration::from_secs;
+        let rig = StoreRig::with(8, |config| {
+            config.queue.workers = 1;
+            config.queue.attempt_floor = MINUTE;
+        });
+        let store = rig.open().await;
+        let queue = store.queue();
+        settled(&submit(queue, "there", "bytes").await).await;
+        // In the only general slot until the probe is under way.
+        let slow = Fault::Delay(seconds(35));
+        rig.remote.once(Some(Call::Put), Some("slow"), slow);
+        let slow = submit(queue, "slow", "1").await;
+        while rig.remote.count(Call::Put, "slow") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        rig.remote
+            .times(2, Some(Call::Get), None, refused("ExpiredToken"));
+        let read = queue.get("there", None).within(seconds(10)).await;
+        read.expect_err("nothing is read");
+        rig.remote
+            .always(Some(Call::Get), Some("head"), Fault::Hang);
+        let (asks, began) = (store.clone(), Instant::now());
+        let asked = spawn(async move { asks.checkpoints().within(seconds(30)).await });
+        rig.remote
+            .wait_for(|remote| remote.count(Call::Get, "head") > 0)
+            .await;
+        assert!(began.elapsed() > seconds(15), "it waits to be the probe");
+        let reads = queue.clone();
+        let read = spawn(async move { reads.get("there", None).within(10 * MINUTE).await });
+        settled(&slow).await;
+        asked.await.expect("ends").expect_err("gets no answer");
+        let ended = Instant::now();
+        assert_eq!(read.await.expect("ends").expect("is read"), "bytes");
+        let took = ended.elapsed();
+        assert!(took <= PROBE + seconds(1), "{took:?}");
+    });
+}
+
 /// Found by a named scenario of the simulation (B8): twelve packs used the budget up, and named
 /// objects were tried every twenty seconds.
 #[test]
