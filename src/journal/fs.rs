@@ -69,6 +69,11 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     fn sync_all(&self) -> io::Result<()>;
     /// `fstat`.
     fn stat(&self) -> io::Result<Stat>;
+    /// Has the first `len` bytes at hand for whoever reads them next. A hint: it changes nothing
+    /// but how long that takes.
+    fn warm(&self, len: u64) {
+        let _ = len;
+    }
 }
 
 /// What came of a call on a file that need not be there.

@@ -22,6 +22,7 @@
 //! The format is described in `docs/formats/journal.md`.
 
 mod admit;
+mod ahead;
 mod commit;
 mod error;
 mod frame;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::ahead;
 use super::error::JournalError;
 use super::frame::{Header, KIND_CLEAN, KIND_START, Mark, SegmentEnd, Start, What};
 use super::fs::{Fs, FsFile, OpenMode};
@@ -537,14 +538,22 @@ pub(super) fn scan(fs: &dyn Fs, layout: &Layout, label: &Label) -> Result<Scan, 
     let mut damage = Vec::new();
     let mut segments = BTreeMap::new();
     let mut with_records = HashSet::new();
-    for segment in &found {
-        let records = state.records;
-        let scanned = scan_segment(segment, &ends, &mut state, &mut damage)?;
-        if state.records > records {
-            with_records.insert(scanned.number);
+    let files: Vec<_> = found
+        .iter()
+        .map(|segment| (&*segment.file, segment.len))
+        .collect();
+    ahead::while_reading(&files, |reads| {
+        for (at, segment) in found.iter().enumerate() {
+            reads.has_come_to(at);
+            let records = state.records;
+            let scanned = scan_segment(segment, &ends, &mut state, &mut damage)?;
+            if state.records > records {
+                with_records.insert(scanned.number);
+            }
+            segments.insert(scanned.number, scanned);
         }
-        segments.insert(scanned.number, scanned);
-    }
+        Ok::<_, JournalError>(())
+    })?;
     let mark = state.mark.max(ends.mark);
     let mut unreadable = Vec::new();
     for (path, lost) in bad {
