@@ -8,7 +8,8 @@
 //! 2. Nothing that a crash left in a local file can be read: what is behind the end, of a part
 //!    that is zeros, or in the range of a cut, is punched, and synced, before the store opens.
 //! 3. After a failed fsync the file is copied as it reads, the copy synced and put in its place:
-//!    then what it reads as is what is on the disk.
+//!    then what it reads as is what is on the disk. Where the journal could not be told of one, for
+//!    it had failed as well, nobody knows: local bytes that count are written again, and synced.
 //! 4. It asks nothing of S3.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -368,6 +369,7 @@ impl Parts {
                 continue;
             };
             if replayed.intents.get(&index) == Some(&true) {
+                write_again(file, index)?;
                 continue;
             }
             let entry = file.header.entry(index);
@@ -416,6 +418,18 @@ impl Parts {
         }
         Ok(Ok(()))
     }
+}
+
+/// Writes what a part reads as once more. In an earlier life an fsync may have failed of which
+/// nothing could be put on record, for the journal's had failed as well: then the page cache holds
+/// what the disk does not, and takes it for written. (PostgreSQL's "fsyncgate", 2018.)
+fn write_again(file: &PartFile, index: u32) -> io::Result<()> {
+    let from = file.start_of(index);
+    let end = file.disk.stat()?.len.min(from + u64::from(file.part_bytes));
+    let len = usize::try_from(end.saturating_sub(from)).unwrap_or(0);
+    let mut bytes = vec![0; len];
+    file.disk.read_exact_at(&mut bytes, from)?;
+    file.disk.write_all_at(&bytes, from)
 }
 
 fn suspect_of(path: &Path) -> std::path::PathBuf {
