@@ -43,6 +43,8 @@ pub(crate) struct May {
     pub reads: bool,
     pub writes: bool,
     pub removes: bool,
+    /// What is written now is a probe.
+    pub is_parked: bool,
     /// When it may be more, without anything's ending before.
     pub again: Option<Instant>,
 }
@@ -53,6 +55,7 @@ impl May {
         reads: true,
         writes: true,
         removes: true,
+        is_parked: false,
         again: None,
     };
 
@@ -62,6 +65,7 @@ impl May {
             reads: false,
             writes: false,
             removes: false,
+            is_parked: false,
             again,
         }
     }

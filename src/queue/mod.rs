@@ -127,6 +127,8 @@ struct State {
     loads: Line<Load>,
     images: Line<Image>,
     calls: VecDeque<Call>,
+    /// The last probe was one of them.
+    call_probed: bool,
     /// A task was taken since the last image.
     images_turn: bool,
     aborts: Line<Abort>,
@@ -308,6 +310,7 @@ impl Queue {
                 loads: Line::default(),
                 images: Line::default(),
                 calls: VecDeque::new(),
+                call_probed: false,
                 images_turn: true,
                 aborts: Line::default(),
                 aborts_turn: true,
@@ -452,6 +455,9 @@ impl Queue {
             return (None, due.into_iter().chain(may.again).min());
         };
         let pass = gate.took(slot, job.way(), job.bytes(), now);
+        if pass.probes {
+            state.call_probed = matches!(job, Job::Call(_));
+        }
         drop(state);
         self.wake_workers();
         (Some((job, pass)), None)

@@ -354,7 +354,8 @@ impl Table {
         self.quarantined.keys().filter_map(|id| self.get(*id))
     }
 
-    /// Whether a task waits for an operator: it is in quarantine, or behind one on its key that is.
+    /// Whether a task waits for an operator: it is in quarantine, or behind one on its key that is,
+    /// or after one.
     fn waits_for_operator(&self, task: &Task) -> bool {
         let in_quarantine = |task: &Task| matches!(task.status, Status::Quarantined(_));
         if self.quarantined.is_empty() {
@@ -362,7 +363,8 @@ impl Table {
         }
         let first = self.keys.get(&task.key).and_then(|queue| queue.front());
         let first = first.and_then(|slot| self.tasks.get(*slot));
-        in_quarantine(task) || first.is_some_and(in_quarantine)
+        let mut after = task.after.iter().filter_map(|id| self.get(*id));
+        in_quarantine(task) || first.is_some_and(in_quarantine) || after.any(in_quarantine)
     }
 
     /// Since when the oldest task that no operator has to look at has been here, and the oldest of
@@ -614,6 +616,7 @@ impl Table {
         let task = self.tasks.get_mut(at)?;
         task.aside = true;
         self.void_entries += 1;
+        self.sweep_if_many();
         self.start(at, now)
     }
 
@@ -716,7 +719,11 @@ impl Table {
             Status::Waiting | Status::Running { .. } => (),
         }
         self.suspects.remove(&id);
-        // Entries that a cancel or a takeover left behind must not pile up while nothing runs.
+        self.sweep_if_many();
+    }
+
+    /// Entries that a cancel or a takeover left behind must not pile up while nothing runs.
+    fn sweep_if_many(&mut self) {
         if self.void_entries > 64 + self.ready {
             self.void_entries = 0;
             let tasks = &self.tasks;

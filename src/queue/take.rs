@@ -52,12 +52,31 @@ impl State {
         gate: &dyn Gate,
         workers: usize,
     ) -> Option<Job> {
-        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
+        // A call that is refused comes back before the next probe does: every other is another's.
+        if may.is_parked
+            && self.call_probed
+            && let Some(job) = self.take_kept(slot, may, now, gate, workers)
+        {
+            return Some(job);
+        }
         if slot != Slot::Reserved(Lane::Load)
             && let Some(call) = self.take_call(may)
         {
             return Some(Job::Call(call));
         }
+        self.take_kept(slot, may, now, gate, workers)
+    }
+
+    /// The same of what the queue keeps: of all but calls.
+    fn take_kept(
+        &mut self,
+        slot: Slot,
+        may: May,
+        now: Instant,
+        gate: &dyn Gate,
+        workers: usize,
+    ) -> Option<Job> {
+        let urgent_only = slot == Slot::Reserved(Lane::Checkpoint);
         self.loads.wake(now);
         if self.for_loads(slot, may, workers)
             && let Some(load) = take_load(&mut self.loads, urgent_only)

@@ -6,8 +6,8 @@
 //! removes have a part each: a store that is full is still read, and what is deleted makes room.
 //! (Nygard, "Release It!", 2007.) A pure structure: no clock, no lock.
 //!
-//! 1. Credentials are thrown away once, at most once an interval, and one request made with new
-//!    ones, before anything waits for the interval.
+//! 1. Credentials are thrown away, and one request made with new ones, before anything waits for the
+//!    interval; then again with each probe that is refused, at most once an interval.
 //! 2. What is refused to one key only (`AccessDenied`, and a refusal that does not say why) says
 //!    nothing about others until it has been so several times in a row. Where another key's success
 //!    has closed it, such refusals are known to be about keys, and it stays closed for as long as
@@ -54,6 +54,8 @@ pub(super) enum Change {
     /// Nothing goes any more.
     Opened(Arc<str>),
     Closed(Arc<str>),
+    /// It closed before anybody was told that it had opened.
+    Mended,
 }
 
 /// What a reason may be about.
@@ -118,6 +120,22 @@ pub(super) fn about(reason: &str) -> About {
     }
 }
 
+/// Whether a request would have found out what its part is open for. (Lists find out nothing, and
+/// spend no probe.)
+const fn one_that_asks(says: Says<'_>) -> bool {
+    !matches!(says, Says::Known)
+}
+
+/// Whether an answer is only given to who is known, of a bucket that is there. A refusal without a
+/// code may be of who is not.
+fn shows_who_we_are(says: Says<'_>) -> bool {
+    match says {
+        Says::Done | Says::Answered | Says::Known => true,
+        Says::Wrong(reason) => about(reason) != About::All && reason != FORBIDDEN,
+        Says::Refused | Says::Nothing => false,
+    }
+}
+
 impl Breaker {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
@@ -157,13 +175,20 @@ impl Breaker {
     }
 
     /// A probe is over, whatever came of it.
-    pub(super) fn probed(&mut self, way: Way, now: Instant) {
+    pub(super) fn probed(&mut self, way: Way, now: Instant) -> Change {
         let interval = self.interval;
-        if let Some(open) = &mut self.part(way).open {
-            open.probing = false;
-            if open.asked {
-                open.next = open.next.max(now + interval);
-            }
+        let Some(open) = &mut self.part(way).open else {
+            return Change::None;
+        };
+        open.probing = false;
+        if !open.asked {
+            return Change::None;
+        }
+        open.next = open.next.max(now + interval);
+        // No answer, but nothing goes for an interval.
+        match std::mem::replace(&mut open.confirmed, true) {
+            true => Change::None,
+            false => Change::Opened(Arc::clone(&open.reason)),
         }
     }
 
@@ -177,74 +202,80 @@ impl Breaker {
     ) -> Change {
         // A probe that is refused anything has asked, or the same one would go at once, for ever.
         let refused = matches!(says, Says::Wrong(_) | Says::Refused);
+        let asks = one_that_asks(says);
         for one in Way::ALL {
             if let Some(open) = &mut self.part(one).open {
-                open.asked |= refused || one == way;
+                open.asked |= refused || (asks && one == way);
             }
         }
-        match says {
-            Says::Nothing | Says::Refused => Change::None,
-            Says::Done | Says::Answered | Says::Known => self.right(way, started, says, now),
+        let mended = match shows_who_we_are(says) {
+            true => self.mended_for_all(started),
+            false => Change::None,
+        };
+        let change = match says {
+            Says::Nothing | Says::Refused | Says::Known => Change::None,
+            Says::Done | Says::Answered => self.right(way, started, says, now),
             Says::Wrong(reason) => self.wrong(way, started, reason, now),
+        };
+        match change {
+            Change::None => mended,
+            change => change,
         }
+    }
+
+    /// What was about everything is over, whichever way it was found out.
+    fn mended_for_all(&mut self, started: Instant) -> Change {
+        let mut change = Change::None;
+        for part in &mut self.parts {
+            let is_over = |open: &mut Open| open.about == About::All && started >= open.since;
+            match part.open.take_if(is_over) {
+                Some(open) if open.confirmed => change = Change::Closed(open.reason),
+                Some(_) if change == Change::None => change = Change::Mended,
+                _ => (),
+            }
+        }
+        change
     }
 
     fn right(&mut self, way: Way, started: Instant, says: Says<'_>, now: Instant) -> Change {
         let part = self.part(way);
-        if says != Says::Known {
-            part.in_a_row = 0;
-        }
+        part.in_a_row = 0;
         if says == Says::Done {
             part.done = Some(now);
         }
-        let shows = |open: &Open| match open.about {
-            About::Way => says == Says::Done,
-            About::Key => says != Says::Known,
-            About::All => true,
-        };
+        let shows = |open: &Open| open.about == About::Key || says == Says::Done;
         let mended = part
             .open
             .take_if(|open| started >= open.since && shows(open));
         let Some(open) = mended else {
             return Change::None;
         };
-        match open.about {
-            About::Key => part.mixed = true,
-            About::Way => (),
-            About::All => {
-                for part in &mut self.parts {
-                    part.open.take_if(|open| open.about == About::All);
-                }
-            }
-        }
+        part.mixed |= open.about == About::Key;
         match open.confirmed {
             true => Change::Closed(open.reason),
-            false => Change::None,
+            false => Change::Mended,
         }
     }
 
     fn wrong(&mut self, way: Way, started: Instant, reason: &str, now: Instant) -> Change {
         let about = about(reason);
-        let mut change = Change::None;
+        let (mut change, mut refresh) = (Change::None, false);
         for one in Way::ALL {
             if one != way && about != About::All {
                 continue;
             }
             match self.refused(one, started, reason, about, now) {
                 Change::None => (),
-                changed => change = changed,
+                Change::Refresh => refresh = true,
+                opened => change = opened,
             }
         }
-        if change != Change::Refresh {
-            return change;
+        let again = self.refreshed.is_none_or(|at| now >= at + self.interval);
+        if change == Change::None && refresh && again {
+            self.refreshed = Some(now);
+            return Change::Refresh;
         }
-        match self.refreshed {
-            Some(at) if now < at + self.interval => Change::None,
-            _ => {
-                self.refreshed = Some(now);
-                Change::Refresh
-            }
-        }
+        change
     }
 
     /// One way was refused, for what is about it at least.
@@ -262,10 +293,11 @@ impl Breaker {
             if started < open.since {
                 return Change::None;
             }
-            open.next = now + interval;
             open.reason = Arc::from(reason);
             open.about = about;
             return match std::mem::replace(&mut open.confirmed, true) {
+                // They may have been renewed since.
+                true if about != About::Way => Change::Refresh,
                 true => Change::None,
                 false => Change::Opened(Arc::clone(&open.reason)),
             };
@@ -336,8 +368,8 @@ mod tests {
                 breaker.took(Way::Write);
                 assert_eq!(
                     wrong(&mut breaker, Way::Write, "ExpiredToken", now),
-                    Change::None,
-                    "told once"
+                    Change::Refresh,
+                    "told once, and with new credentials each time: they may be good again"
                 );
                 breaker.probed(Way::Write, now);
                 probes += 1;
@@ -462,6 +494,63 @@ mod tests {
             assert!(breaker.open(Way::Write).is_none());
         }
         assert_eq!(refreshed, 20);
+    }
+
+    #[test]
+    fn what_was_about_everything_ends_with_an_answer_of_any_kind() {
+        let start = Instant::now();
+        let later = start + EVERY;
+        for says in [
+            Says::Known,
+            Says::Answered,
+            Says::Wrong("AccessDenied"),
+            Says::Wrong("QuotaExceeded"),
+        ] {
+            let mut breaker = Breaker::new(EVERY);
+            wrong(&mut breaker, Way::Write, "ExpiredToken", start);
+            assert!(breaker.open(Way::Read).is_some());
+            breaker.heard(Way::Write, later, says, later);
+            assert_eq!(breaker.open(Way::Read), None, "{says:?}");
+            assert_eq!(breaker.open(Way::Remove), None, "{says:?}");
+        }
+        let mut breaker = Breaker::new(EVERY);
+        wrong(&mut breaker, Way::Write, "ExpiredToken", start);
+        for says in [Says::Refused, Says::Wrong(FORBIDDEN), Says::Nothing] {
+            breaker.heard(Way::Write, later, says, later);
+            assert!(breaker.open(Way::Read).is_some(), "{says:?}");
+        }
+    }
+
+    #[test]
+    fn what_gets_no_answer_as_a_probe_is_told_as_well() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(EVERY);
+        wrong(&mut breaker, Way::Write, "ExpiredToken", start);
+        breaker.took(Way::Write);
+        breaker.heard(Way::Write, start, Says::Nothing, start);
+        assert!(matches!(
+            breaker.probed(Way::Write, start),
+            Change::Opened(_)
+        ));
+        assert!(breaker.open(Way::Write).is_some_and(|open| open.confirmed));
+        assert_eq!(breaker.may(Way::Write, start), Err(Some(start + EVERY)));
+    }
+
+    #[test]
+    fn what_is_refused_and_is_no_probe_puts_no_probe_off() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(EVERY);
+        for _ in 0..3 {
+            wrong(&mut breaker, Way::Read, "AccessDenied", start);
+        }
+        breaker.took(Way::Read);
+        wrong(&mut breaker, Way::Read, "AccessDenied", start);
+        breaker.probed(Way::Read, start);
+        for second in 1..30 {
+            let now = start + SECOND * second;
+            wrong(&mut breaker, Way::Read, "AccessDenied", now);
+        }
+        assert_eq!(breaker.may(Way::Read, start + EVERY), Ok(()));
     }
 
     #[test]

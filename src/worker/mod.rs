@@ -130,6 +130,8 @@ impl Workers {
     /// Waits until S3 begins to refuse everything, or stops doing so.
     pub(crate) async fn parked_or_not(&self) {
         self.shared.traffic.turned().await;
+        // Workers that looked while a probe was under way wait for nothing else.
+        self.shared.queue.changed();
     }
 
     /// How much is sent, and why not more.

@@ -193,13 +193,35 @@ impl Traffic {
 
     /// A job is over.
     pub(super) fn left(&self, pass: Pass) {
-        let state = &mut *self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         if pass.slot == Slot::General {
             state.window.left();
             state.pace.left(pass.bytes);
         }
-        if pass.probes {
-            state.breaker.probed(pass.way, Instant::now());
+        let change = match pass.probes {
+            true => state.breaker.probed(pass.way, Instant::now()),
+            false => Change::None,
+        };
+        drop(guard);
+        self.tell(change);
+    }
+
+    /// Says what has changed, to whom it matters. Not under the lock.
+    fn tell(&self, change: Change) {
+        if !matches!(change, Change::None | Change::Refresh) {
+            self.turned.notify_one();
+        }
+        match change {
+            Change::None | Change::Mended => {}
+            Change::Refresh => self.remote.refresh_credentials(),
+            Change::Opened(reason) => {
+                tracing::warn!(remote = %self.remote.describe(), %reason,
+                    "S3 refuses us: what is to be sent waits, and a probe goes now and then");
+            }
+            Change::Closed(reason) => {
+                tracing::info!(remote = %self.remote.describe(), %reason, "S3 takes requests again");
+            }
         }
     }
 
@@ -237,7 +259,7 @@ impl Traffic {
                 Heard::Failed(error) => match error.class {
                     Class::Environment => {
                         let reason = reason_of(error);
-                        match about(reason) != About::Key || is_needed(made.operation) {
+                        match about(reason) != About::Key || is_told_why(made.operation) {
                             true => Says::Wrong(reason),
                             false => Says::Refused,
                         }
@@ -263,20 +285,7 @@ impl Traffic {
             };
             (change, failures)
         };
-        if matches!(change, Change::Opened(_) | Change::Closed(_)) {
-            self.turned.notify_one();
-        }
-        match change {
-            Change::None => {}
-            Change::Refresh => self.remote.refresh_credentials(),
-            Change::Opened(reason) => {
-                tracing::warn!(remote = %self.remote.describe(), %reason,
-                    "S3 refuses us: what is to be sent waits, and a probe goes now and then");
-            }
-            Change::Closed(reason) => {
-                tracing::info!(remote = %self.remote.describe(), %reason, "S3 takes requests again");
-            }
-        }
+        self.tell(change);
         if let Some(count) = failures {
             let last = match heard {
                 Heard::Failed(error) => error.to_string(),
@@ -320,7 +329,8 @@ impl Traffic {
 fn reason_of(error: &RemoteError) -> &str {
     match (&error.code, error.status) {
         (Some(code), _) => code,
-        (None, Some(401 | 403)) => FORBIDDEN,
+        // To HEAD, which has no body to say why in.
+        (None, Some(400 | 401 | 403)) => FORBIDDEN,
         (None, Some(507)) => FULL,
         (None, _) => &error.message,
     }
@@ -340,6 +350,12 @@ fn is_needed(operation: &str) -> bool {
     )
 }
 
+/// Whether a refusal of one key counts towards one of all: it is of what objects are written and
+/// read by, and says why. Of HEAD it does not, and may mean no more than that there is no such key.
+fn is_told_why(operation: &str) -> bool {
+    is_needed(operation) && operation != "HeadObject"
+}
+
 impl Gate for Traffic {
     fn may(&self, slot: Slot, now: Instant) -> May {
         let state = &mut *self.state.lock();
@@ -357,6 +373,7 @@ impl Gate for Traffic {
             reads: ways[Way::Read.index()].is_ok(),
             writes: ways[Way::Write.index()].is_ok(),
             removes: ways[Way::Remove.index()].is_ok(),
+            is_parked: state.breaker.open(Way::Write).is_some(),
             again: ways.into_iter().filter_map(|may| may.err()?).min(),
         }
     }

@@ -693,6 +693,8 @@ fn who_may_not_list_writes_keys_that_are_not_there() {
                 assert!(took < Duration::from_secs(1), "{took:?}");
             }
         }
+        let read = queue.get("sst/000000", None).within(Duration::from_secs(1));
+        assert_eq!(read.await.expect("reads are not parked"), "2");
         // What is there is not written over for nobody's having seen it.
         let theirs = queue.submit("sst/theirs", "2", rewritable()).await;
         let theirs = theirs.expect("is admitted");
